@@ -1,0 +1,54 @@
+"""disbud prunes neural networks before they are trained, and shows why that works or does not.
+
+Everything public is imported on first use, so that `import disbud` itself is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from disbud.errors import DisbudError, TicketError
+    from disbud.graph import Layer, prunable
+    from disbud.methods.pruning import prune, scores
+    from disbud.origin import Origin
+    from disbud.ticket import Ticket
+
+_HOMES = {
+    "DisbudError": "errors",
+    "Layer": "graph",
+    "Origin": "origin",
+    "Ticket": "ticket",
+    "TicketError": "errors",
+    "prunable": "graph",
+    "prune": "methods.pruning",
+    "scores": "methods.pruning",
+}
+
+__all__ = [
+    "DisbudError",
+    "Layer",
+    "Origin",
+    "Ticket",
+    "TicketError",
+    "prunable",
+    "prune",
+    "scores",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"disbud.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name == "__version__":
+        from disbud.origin import package_version
+
+        return package_version()
+    raise AttributeError(f"module 'disbud' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, "__version__"])

@@ -1,0 +1,336 @@
+"""From a method's name to a ticket: scores, rounds, budgets, and the settings as they were resolved."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from disbud.catalogue import Value, check_settings, find
+from disbud.errors import DisbudError, unknown_name
+from disbud.graph import Chosen, Layer, is_chain, prunable
+from disbud.isolation import Example, bare, isolated
+from disbud.methods.catalogue import CATALOGUE, Method
+from disbud.methods.evidence import Evidence, Loss, cross_entropy
+from disbud.methods.scoring import Score, Scoring, Tensors
+from disbud.origin import Json, Origin
+from disbud.parameters import canonical, fingerprint
+from disbud.seeds import generator
+from disbud.selection import (
+    RULES,
+    Densities,
+    allocate,
+    check_sparsity,
+    keep_highest,
+    keep_lowest,
+    kept_count,
+    schedule,
+)
+from disbud.ticket import Ticket
+
+_KEEP = {"highest": keep_highest, "lowest": keep_lowest}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A method with every setting resolved."""
+
+    method: Method
+    densities: Densities | None
+    rule_settings: Mapping[str, Value]
+    score_settings: Mapping[str, Value]
+    rounds: int
+    schedule: str
+    keep: str
+    regrowth: bool
+    batch_norm: str
+
+    def to_json(self) -> dict[str, Json]:
+        densities: Json = self.densities if isinstance(self.densities, str | None) else "ticket"
+        if isinstance(self.densities, Mapping):
+            densities = dict(self.densities)
+        return {
+            "revision": self.method.revision,
+            "densities": densities,
+            "rounds": self.rounds,
+            "schedule": self.schedule,
+            "keep": self.keep,
+            "regrowth": self.regrowth,
+            "batch_norm": self.batch_norm,
+            **{key: _json(value) for key, value in {**self.rule_settings, **self.score_settings}.items()},
+        }
+
+
+def prune(
+    model: nn.Module,
+    method: str = "synflow",
+    *,
+    sparsity: float | None = None,
+    batches: Iterable[object] | None = None,
+    example: Example | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+    densities: Densities | None = None,
+    rounds: int | None = None,
+    schedule: str | None = None,
+    keep: str = "highest",
+    regrowth: bool | None = None,
+    batch_norm: str | None = None,
+    include: Chosen | None = None,
+    exclude: Chosen | None = None,
+    examples_per_class: int | None = 10,
+    batch_size: int = 256,
+    **settings: Value,
+) -> Ticket:
+    """Choose which weights of a model stay, before it is trained. The model is not changed.
+
+    Exactly round((1 - sparsity) * N) of the N prunable weights are kept. `batches` is any iterable of batches; (x, y)
+    pairs need no `loss`, other batches need `loss(model, batch)`, which returns their mean loss. Of (x, y) data with
+    class labels the first `examples_per_class` of each class are used, regrouped into batches of `batch_size`; None
+    uses every batch as it comes. `example` is an input, a tuple or a dict of inputs, for methods that look at no data.
+
+    `densities` gives each layer its own budget: a rule ("uniform", "erk", "smart-ratio", ...), a ticket, or densities
+    by layer name; by default the method's own. `rounds`, `schedule`, `regrowth` and `batch_norm` (the mode BatchNorm
+    scores in) override the method's; `keep="lowest"` turns the ranking upside down. Further settings are the method's
+    own: `disbud methods` lists them.
+
+    >>> import disbud, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(20, 10), torch.nn.ReLU(), torch.nn.Linear(10, 5))
+    >>> batch = (torch.randn(8, 20), torch.arange(8) % 5)
+    >>> ticket = disbud.prune(model, "snip", sparsity=0.9, batches=[batch], examples_per_class=None)
+    >>> ticket.kept, ticket.total
+    (25, 250)
+    """
+    entry = find("method", method, CATALOGUE)
+    _check_sparsity_given(sparsity, densities)
+    inner = bare(model)
+    layers = prunable(inner, include=include, exclude=exclude, example=example)
+    plan = _plan(
+        entry, inner, settings, densities=densities, rounds=rounds, schedule=schedule, keep=keep, regrowth=regrowth,
+        batch_norm=batch_norm,
+    )  # fmt: skip
+    evidence = _evidence(entry, batches, examples_per_class, batch_size, plan.rounds)
+    scoring = _scoring(inner, layers, evidence=evidence, loss=loss, example=example, seed=seed)
+    with isolated(inner, seed=seed, batch_norm=plan.batch_norm):
+        masks = _masks(plan, scoring, sparsity)
+    resolved = plan.to_json() | {"include": _json(include), "exclude": _json(exclude)}
+    if evidence is not None:
+        resolved |= {
+            "examples_per_class": examples_per_class,
+            "batch_size": batch_size,
+            "loss": _json(loss or cross_entropy),
+        }
+    parents = (plan.densities.origin,) if isinstance(plan.densities, Ticket) else ()
+    origin = Origin(
+        entry.name,
+        settings=resolved,
+        sparsity=None if sparsity is None else float(sparsity),
+        seed=seed,
+        evidence=evidence.summary() if evidence else None,
+        fingerprint=fingerprint(inner),
+        parents=parents,
+    )
+    return Ticket(masks, origin)
+
+
+def scores(
+    model: nn.Module,
+    method: str,
+    *,
+    batches: Iterable[object] | None = None,
+    example: Example | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+    ticket: Ticket | None = None,
+    batch_norm: str | None = None,
+    include: Chosen | None = None,
+    exclude: Chosen | None = None,
+    examples_per_class: int | None = 10,
+    batch_size: int = 256,
+    **settings: Value,
+) -> dict[str, Tensor]:
+    """A method's score of every prunable weight, by layer: what `prune` ranks in its first round.
+
+    With a `ticket`, the scores of the pruned network, as a later round sees them; weights off it score zero unless the
+    method lets them return.
+
+    >>> import disbud, torch
+    >>> model = torch.nn.Linear(3, 2, bias=False)
+    >>> torch.equal(disbud.scores(model, "magnitude")["weight"], model.weight.abs())
+    True
+    """
+    entry = find("method", method, CATALOGUE)
+    inner = bare(model)
+    layers = prunable(inner, include=include, exclude=exclude, example=example)
+    plan = _plan(entry, inner, settings, batch_norm=batch_norm)
+    evidence = _evidence(entry, batches, examples_per_class, batch_size, 1)
+    scoring = _scoring(inner, layers, evidence=evidence, loss=loss, example=example, seed=seed)
+    if ticket is not None:
+        ticket.check(inner)
+        scoring.masks = {
+            layer.name: ticket.masks[layer.name].to(scoring.weights[layer.name].device)
+            if layer.name in ticket.masks
+            else torch.ones(layer.shape, dtype=torch.bool, device=scoring.weights[layer.name].device)
+            for layer in layers
+        }
+    with isolated(inner, seed=seed, batch_norm=plan.batch_norm):
+        found = _score(plan, scoring)
+    return {name: _full(found[name], scoring, name, regrowth=plan.regrowth) for name in scoring.weights}
+
+
+def _full(score: Tensor, scoring: Scoring, name: str, *, regrowth: bool) -> Tensor:
+    """A score in the weight's own shape; some methods score only the weights still kept."""
+    if scoring.masks is None or regrowth:
+        return score.view(scoring.weights[name].shape)
+    mask = scoring.masks[name]
+    if score.shape == mask.shape:
+        return score.masked_fill(~mask, 0)
+    return torch.zeros_like(mask, dtype=score.dtype).masked_scatter_(mask, score)
+
+
+def _masks(plan: _Plan, scoring: Scoring, sparsity: float | None) -> dict[str, Tensor]:
+    """Score and select, round after round."""
+    total = sum(layer.size for layer in scoring.layers)
+    steps = [None] if sparsity is None else schedule(plan.schedule, sparsity, plan.rounds)
+    last = {} if plan.densities is None else allocate(plan.densities, scoring.layers, sparsity, **plan.rule_settings)
+    for scoring.round, step in enumerate(steps):
+        found = _score(plan, scoring)
+        kept = None if plan.regrowth else scoring.masks
+        candidates = found if kept is None else {name: _survivors(found[name], kept[name]) for name in found}
+        if plan.densities is None:
+            assert step is not None
+            chosen = _KEEP[plan.keep](candidates, kept_count(step, total))
+        else:
+            counts = allocate(plan.densities, scoring.layers, step, **plan.rule_settings)
+            chosen = {}
+            for name, candidate in candidates.items():
+                # Rounding may give a layer one weight more in a later round: a round never goes below the last budgets.
+                count = min(max(counts[name], last[name]), candidate.numel())
+                chosen |= _KEEP[plan.keep]({name: candidate}, count)
+        for name, mask in (kept or {}).items():
+            chosen[name] = torch.zeros_like(mask).masked_scatter_(mask, chosen[name])
+        scoring.masks = chosen
+    assert scoring.masks is not None
+    return scoring.masks
+
+
+def _survivors(score: Tensor, mask: Tensor) -> Tensor:
+    return score[mask] if score.shape == mask.shape else score
+
+
+def _score(plan: _Plan, scoring: Scoring) -> Tensors:
+    function: Score = plan.method.load()  # type: ignore[assignment]
+    return function(scoring, **plan.score_settings)
+
+
+def _plan(
+    entry: Method,
+    model: nn.Module,
+    settings: Mapping[str, Value],
+    *,
+    densities: Densities | None = None,
+    rounds: int | None = None,
+    schedule: str | None = None,
+    keep: str = "highest",
+    regrowth: bool | None = None,
+    batch_norm: str | None = None,
+) -> _Plan:
+    densities = entry.densities if densities is None else densities
+    if densities == "global":
+        densities = None
+    if densities == "like":
+        raise DisbudError(f"{entry.name} takes the densities of another ticket: give densities=TICKET")
+    rule = _rule_settings(densities, model)
+    own = dict(entry.settings)
+    check_settings(f"method {entry.name!r}", settings, {**own, **rule})
+    if keep not in _KEEP:
+        raise unknown_name("way to keep", keep, _KEEP)
+    rounds = entry.rounds if rounds is None else rounds
+    return _Plan(
+        method=entry,
+        densities=densities,
+        rule_settings={key: settings.get(key, default) for key, default in rule.items()},
+        score_settings={key: settings.get(key, default) for key, default in own.items()},
+        rounds=rounds,
+        schedule=schedule or ("one-shot" if rounds == 1 else entry.schedule),
+        keep=keep,
+        regrowth=entry.regrowth if regrowth is None else regrowth,
+        batch_norm=batch_norm or entry.batch_norm,
+    )
+
+
+def _rule_settings(densities: Densities | None, model: nn.Module) -> dict[str, Value]:
+    """The settings of a density rule with their defaults; whether the model is a chain is read off the model."""
+    if not isinstance(densities, str):
+        return {}
+    if densities not in RULES:
+        raise unknown_name("density rule", densities, RULES)
+    parameters = inspect.signature(RULES[densities]).parameters.values()
+    found = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    if "chain" in found:
+        found["chain"] = is_chain(model)
+    return found
+
+
+def _check_sparsity_given(sparsity: float | None, densities: Densities | None) -> None:
+    if sparsity is None:
+        if not isinstance(densities, Ticket):
+            raise DisbudError("give a sparsity, the fraction of weights to remove, as in sparsity=0.98")
+        return
+    check_sparsity(sparsity)
+    if 0 < sparsity <= 0.1:
+        warnings.warn(
+            f"sparsity={sparsity:g} removes {sparsity:.2%} of the weights; to keep {sparsity:.2%} of them give "
+            f"sparsity={1 - sparsity:g}",
+            stacklevel=3,
+        )
+
+
+def _evidence(
+    entry: Method, batches: Iterable[object] | None, examples_per_class: int | None, batch_size: int, rounds: int
+) -> Evidence | None:
+    if entry.needs != "batches":
+        return None
+    if batches is None:
+        raise DisbudError(
+            f"{entry.name} looks at data: give batches=..., an iterable of batches such as a DataLoader; "
+            "(x, y) pairs need no loss"
+        )
+    return Evidence(batches, examples_per_class, batch_size, rounds)
+
+
+def _scoring(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    *,
+    evidence: Evidence | None,
+    loss: Loss | None,
+    example: Example | None,
+    seed: int,
+) -> Scoring:
+    names = {canonical(name): name for name, _ in model.named_parameters()}
+    on_meta = [layer.name for layer in layers if model.get_parameter(names[layer.name]).is_meta]
+    if on_meta:
+        raise DisbudError(f"{on_meta[0]} is on the meta device and holds no values; materialise the model first")
+    return Scoring(
+        model,
+        layers,
+        names,
+        evidence=evidence,
+        loss=loss or cross_entropy,
+        example=example,
+        generator=generator(seed, "mask"),
+    )
+
+
+def _json(value: object) -> Json:
+    """A setting as it goes into the origin: plain values as they are, functions by their name."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if callable(value):
+        return f"{getattr(value, '__module__', '?')}:{getattr(value, '__qualname__', type(value).__name__)}"
+    return [_json(item) for item in value] if isinstance(value, Iterable) else repr(value)

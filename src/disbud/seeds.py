@@ -1,0 +1,52 @@
+"""Random streams: every random choice draws from a generator of (seed, purpose), never from the global one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from disbud.errors import DisbudError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def derive(seed: int, purpose: str, *more: int | str) -> int:
+    """A 63-bit seed for one purpose, independent of every other purpose's ("init", "order", "mask", ...)."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise DisbudError(f"a seed is an integer, not {seed!r}")
+    digest = hashlib.sha256(json.dumps([seed, purpose, *more]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator(seed: int, purpose: str, *more: int | str) -> torch.Generator:
+    """A CPU generator for one purpose: the same numbers on every device, since draws are made on the CPU."""
+    import torch
+
+    return torch.Generator().manual_seed(derive(seed, purpose, *more))
+
+
+@contextlib.contextmanager
+def global_streams(seed: int, purpose: str, *more: int | str) -> Iterator[None]:
+    """Seed the global generators of torch, numpy and Python inside the block, and put them back after it.
+
+    For code that is not ours and draws from them: dropout, a user's data loader, torch's initialisers.
+    """
+    import numpy
+    import torch
+
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    derived = derive(seed, purpose, *more)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(derived)
+            numpy.random.seed(derived % 2**32)
+            random.seed(derived)
+            yield
+    finally:
+        random.setstate(python_state)
+        numpy.random.set_state(numpy_state)
