@@ -80,6 +80,7 @@ def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:
         ("hf:org/name,image-column=img", "hf", "org/name", {"image_column": "img"}),
         ("package.module:build,depth=3", "package.module", "build", {"depth": 3}),
         ("sgd:lr=1e-3,weights=null", "sgd", None, {"lr": 0.001, "weights": None}),
+        ("vgg11:width=.5,name=nan", "vgg11", None, {"width": 0.5, "name": "nan"}),
         ("sgd:lr=1e+3", "sgd", None, {"lr": 1000.0}),
     ],
 )

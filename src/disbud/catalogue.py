@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -90,8 +91,15 @@ def check_settings(what: str, given: Mapping[str, object], known: Mapping[str, o
 def _value(text: str) -> Value:
     if "+" in text.strip("+") and "e+" not in text.lower():
         return tuple(_value(part) for part in text.split("+"))
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, bool | int | float | str) or value is None else text
+    for read in (json.loads, float):
+        try:
+            value = read(text)
+        except ValueError:
+            continue
+        if (
+            value is None
+            or isinstance(value, bool | int | str)
+            or (isinstance(value, float) and math.isfinite(value))
+        ):
+            return value
+    return text

@@ -42,7 +42,9 @@ def global_streams(seed: int, purpose: str, *more: int | str) -> Iterator[None]:
     python_state, numpy_state = random.getstate(), numpy.random.get_state()
     derived = derive(seed, purpose, *more)
     try:
-        with torch.random.fork_rng():
+        # Asking for CUDA's state would initialise it, which is slow and forbids a later fork.
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        with torch.random.fork_rng(devices):
             torch.manual_seed(derived)
             numpy.random.seed(derived % 2**32)
             random.seed(derived)
