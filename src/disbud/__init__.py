@@ -9,36 +9,53 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from disbud import data, interventions, measures, models
     from disbud.errors import DisbudError, TicketError
     from disbud.graph import Layer, prunable
     from disbud.methods.pruning import prune, scores
     from disbud.origin import Origin
     from disbud.ticket import Ticket
+    from disbud.training import Recipe, Result, sparse, train
 
 _HOMES = {
     "DisbudError": "errors",
     "Layer": "graph",
     "Origin": "origin",
+    "Recipe": "training",
+    "Result": "training",
     "Ticket": "ticket",
     "TicketError": "errors",
     "prunable": "graph",
     "prune": "methods.pruning",
     "scores": "methods.pruning",
+    "sparse": "training",
+    "train": "training",
 }
+_PACKAGES = ("data", "interventions", "measures", "models")
 
 __all__ = [
     "DisbudError",
     "Layer",
     "Origin",
+    "Recipe",
+    "Result",
     "Ticket",
     "TicketError",
+    "data",
+    "interventions",
+    "measures",
+    "models",
     "prunable",
     "prune",
     "scores",
+    "sparse",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> object:
+    if name in _PACKAGES:
+        return importlib.import_module(f"disbud.{name}")
     if name in _HOMES:
         value = getattr(importlib.import_module(f"disbud.{_HOMES[name]}"), name)
         globals()[name] = value
@@ -51,4 +68,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__, "__version__"])
+    return sorted({*globals(), *__all__, "__version__"})

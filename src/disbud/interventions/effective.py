@@ -1,0 +1,87 @@
+"""Only the weights that do something: those on no path from input to output are dropped, and drawn anew if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from disbud.errors import DisbudError
+from disbud.interventions.outcome import replaced
+from disbud.seeds import generator
+from disbud.ticket import Ticket
+
+_ROUNDS = 200  # of draws; each leaves out what again lies on no path
+
+
+def only_effective(
+    ticket: Ticket, seed: int, *, effective: Callable[[Ticket], Ticket] | None = None, refill: bool = False
+) -> Ticket:
+    """Drop every weight on no input-output path; with `refill`, each layer gets its count back in weights on one.
+
+    `effective` says which weights of a ticket are on a path. A path never breaks when weights are added, so refilling
+    draws among the positions that are on a path in the dense network, keeps what came to lie on one, and draws again.
+    """
+    if effective is None:
+        raise DisbudError(
+            "effective needs effective=..., a function from a ticket to the ticket of its weights on a path"
+        )
+    if not isinstance(refill, bool):
+        raise DisbudError(f"effective: refill is true or false, not {refill!r}")
+    kept = _found(effective, ticket)
+    if refill:
+        kept = _refilled(kept, {row.name: row.kept for row in ticket.layers}, effective, seed)
+    return replaced(ticket, "effective", kept.to_masks(), seed=seed, refill=refill)
+
+
+def _refilled(
+    kept: Ticket, wanted: dict[str, int], effective: Callable[[Ticket], Ticket], seed: int
+) -> Ticket:
+    dense = Ticket(
+        {name: torch.ones_like(mask) for name, mask in kept.masks.items()}, kept.origin, kept.start
+    )
+    possible = _found(effective, dense)
+    for row in possible.layers:
+        if row.kept < wanted[row.name]:
+            raise DisbudError(
+                f"effective: {row.name} has {row.kept:,} weights that can be on a path, and the ticket keeps "
+                f"{wanted[row.name]:,}; use refill=false, or a ticket that keeps fewer there"
+            )
+    for attempt in range(_ROUNDS):
+        missing = {row.name: wanted[row.name] - row.kept for row in kept.layers}
+        if not any(missing.values()):
+            return kept
+        masks = {}
+        for name, mask in kept.masks.items():
+            stream = generator(seed, "intervention", "effective", name, attempt)
+            masks[name] = mask | _some_of(possible.masks[name] & ~mask, missing[name], stream)
+        kept = _found(effective, Ticket(masks, kept.origin, kept.start))
+    short = next(name for name, count in missing.items() if count)
+    raise DisbudError(
+        f"effective: after {_ROUNDS} draws {short} still lacks {missing[short]:,} of {wanted[short]:,} weights on a "
+        "path: so few are kept that most draws lead nowhere; use refill=false"
+    )
+
+
+def _some_of(room: Tensor, count: int, stream: torch.Generator) -> Tensor:
+    """So many positions of those with room, at random."""
+    positions = room.reshape(-1).nonzero().view(-1)
+    chosen = positions[torch.randperm(len(positions), generator=stream)[:count]]
+    return torch.zeros(room.numel(), dtype=torch.bool).index_fill_(0, chosen, True).view(room.shape)
+
+
+def _found(effective: Callable[[Ticket], Ticket], ticket: Ticket) -> Ticket:
+    found = effective(ticket)
+    if not isinstance(found, Ticket) or not _within(found, ticket):
+        raise DisbudError(
+            "effective: the function given should return a ticket that keeps some of the weights it is handed"
+        )
+    return found
+
+
+def _within(inner: Ticket, outer: Ticket) -> bool:
+    return inner.masks.keys() == outer.masks.keys() and all(
+        mask.shape == outer.masks[name].shape and not (mask & ~outer.masks[name]).any()
+        for name, mask in inner.masks.items()
+    )
