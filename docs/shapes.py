@@ -2,8 +2,8 @@
 
     python docs/shapes.py docs/shapes.json     about an hour on one core; goes on where it was stopped
 
-Half-width ResNet-20 on 16x16 images: each method at sparsities from 0.8 to 0.995, several seeds at 0.98. A seed stands
-for initialisation, data order and mask. Accuracy is the last epoch's, on 10,000 test images.
+Half-width ResNet-20 on 16x16 images: four methods at sparsities from 0.8 to 0.995, two seeds each, three at 0.98. A seed
+stands for initialisation, data order and mask. Accuracy is the last epoch's, on 10,000 test images.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ import torch
 import disbud
 from disbud.files import write_atomically
 
-MODEL, DATA = "resnet20:width=0.5", "shapes:size=16"
+MODEL, DATA, RECIPE = "resnet20:width=0.5", "shapes:size=16", "shapes:epochs=6"
 SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 METHODS = ("magnitude", "random-uniform", "random-erk", "synflow")
 LABELS = {"magnitude": "magnitude", "random-uniform": "random, uniform", "random-erk": "random, ERK", "synflow": "SynFlow"}
 COLOURS = {"magnitude": "#0072B2", "random-uniform": "#999999", "random-erk": "#E69F00", "synflow": "#009E73"}
-SEEDS = (0, 1, 2)
 
 
 def trials() -> list[tuple[str, float, int]]:
-    grid = [(method, sparsity, seed) for seed in SEEDS for sparsity in SPARSITIES for method in METHODS]
-    return [("dense", 0.0, seed) for seed in SEEDS] + grid
+    """Those at 0.98 first: they decide whether the data tells methods apart."""
+    decisive = [(method, 0.98, seed) for seed in (0, 1, 2) for method in METHODS]
+    rest = [(method, sparsity, seed) for seed in (0, 1) for sparsity in SPARSITIES for method in METHODS]
+    return list(dict.fromkeys([*decisive, *(("dense", 0.0, seed) for seed in (0, 1)), *rest]))
 
 
 def accuracy(trial: tuple[str, float, int]) -> tuple[tuple[str, float, int], float, float]:
@@ -44,7 +45,7 @@ def accuracy(trial: tuple[str, float, int]) -> tuple[tuple[str, float, int], flo
     ticket = None
     if method != "dense":
         ticket = disbud.prune(model, method, sparsity=sparsity, example=dataset.example(), seed=seed)
-    result = disbud.train(model, dataset, ticket=ticket, recipe="shapes", seed=seed)
+    result = disbud.train(model, dataset, ticket=ticket, recipe=RECIPE, seed=seed)
     return trial, result.accuracy, result.loss
 
 

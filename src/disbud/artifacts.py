@@ -91,17 +91,13 @@ def get_or_make(
 
 def _make(entry: Path, key: Key, make: Callable[[Path], None]) -> None:
     part = entry.with_name(f".{entry.name}.part")
-    shutil.rmtree(
-        part, ignore_errors=True
-    )  # of a maker that was killed: whoever holds the lock is the only one
+    shutil.rmtree(part, ignore_errors=True)  # of a maker that was killed: the lock's holder is the only one
     part.mkdir()
     try:
         make(part)
         files = _contents(part)
         if not files:
-            raise DisbudError(
-                f"nothing was made for the cache entry {canonical(key)}; write at least one file"
-            )
+            raise DisbudError(f"nothing was made for the cache entry {canonical(key)}; write at least a file")
         (part / _MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1), encoding="utf-8")
         for folder, _, names in os.walk(part, topdown=False):
             for path in (*(Path(folder, name) for name in names), Path(folder)):

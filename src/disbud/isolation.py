@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from disbud.errors import DisbudError
 from disbud.seeds import global_streams
@@ -20,40 +21,61 @@ Nested = TypeVar("Nested")
 
 def bare(model: nn.Module) -> nn.Module:
     """The user's own module inside torch.compile's and the data-parallel wrappers."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch._dynamo.OptimizedModule)
-    while isinstance(model, wrappers):
-        model = model._orig_mod if isinstance(model, torch._dynamo.OptimizedModule) else model.module
-    return model
+    # Asking torch for its compiler imports it, a second's work; where nobody has, no model is compiled.
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    while True:
+        if compiler is not None and isinstance(model, compiler.OptimizedModule):
+            model = model._orig_mod
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+class _State:
+    """What a forward pass can change in a module, as it was: attributes (the mode too) and buffers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.training = module.training
+        self.attributes = dict(vars(module))
+        self.buffers = dict(module._buffers)
+        self.values = {name: buffer.clone() for name, buffer in self.buffers.items() if buffer is not None}
+
+    def restore(self) -> None:
+        now = vars(self.module)
+        for name in now.keys() - self.attributes.keys():
+            del now[name]
+        now.update(self.attributes)
+        self.module.training = self.training  # a scripted module keeps its mode elsewhere
+        for name in self.module._buffers.keys() - self.buffers.keys():
+            del self.module._buffers[name]
+        for name, buffer in self.buffers.items():
+            if buffer is not None:
+                buffer.copy_(self.values[name])
+            self.module._buffers[name] = buffer
 
 
 @contextlib.contextmanager
 def isolated(model: nn.Module, *, seed: int, batch_norm: str = "eval") -> Iterator[None]:
     """Run a model inside the block with dropout off and BatchNorm in the mode asked, and leave it as it was.
 
-    Everything but normalisation with running statistics is in eval mode. Buffers are put back, also when the block
-    raises; the global random streams are seeded inside and restored after.
+    Everything but normalisation with running statistics is in eval mode. Buffers and attributes are put back, also
+    when the block raises; the global random streams are seeded inside and restored after. Gradients can be taken
+    inside, whatever the caller switched off.
     """
     if batch_norm not in ("train", "eval"):
         raise DisbudError(f"BatchNorm is scored in 'train' or in 'eval' mode, not {batch_norm!r}")
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    states = [_State(module) for module in model.modules()]
     try:
-        for module, _ in modes:
-            module.training = batch_norm == "train" and isinstance(module, _NormBase)
-        with global_streams(seed, "inside the model"):
+        for state in states:
+            state.module.training = batch_norm == "train" and isinstance(state.module, _NormBase)
+        with torch.inference_mode(mode=False), torch.enable_grad(), global_streams(seed, "inside the model"):
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         with torch.no_grad():
-            for module, name, buffer, value in buffers:
-                buffer.copy_(value)
-                module._buffers[name] = buffer
+            for state in states:
+                state.restore()
 
 
 def forward(model: nn.Module, example: Example) -> object:
@@ -81,6 +103,8 @@ def on_device(values: Nested, device: torch.device | None) -> Nested:
         return values
 
     def move(leaf: object) -> object:
+        if isinstance(leaf, Mapping) and callable(getattr(leaf, "to", None)):
+            return leaf.to(device)  # type: ignore[attr-defined]
         if not isinstance(leaf, Tensor):
             return leaf
         if leaf.device.type == "meta" and device.type != "meta":
@@ -89,3 +113,9 @@ def on_device(values: Nested, device: torch.device | None) -> Nested:
 
     moved: Nested = tree_map(move, values)
     return moved
+
+
+def leaves(values: object) -> list[object]:
+    """What nested containers hold, in order; mappings of any class are opened, also those torch does not know."""
+    opened = (leaves(dict(leaf)) if isinstance(leaf, Mapping) else [leaf] for leaf in tree_leaves(values))
+    return [leaf for part in opened for leaf in part]

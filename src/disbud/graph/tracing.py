@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,14 +28,18 @@ Chosen = str | Iterable[str] | Callable[[Layer], bool]
 
 
 def prunable(
-    model: nn.Module, *, include: Chosen | None = None, exclude: Chosen | None = None, example: Example | None = None
+    model: nn.Module,
+    *,
+    include: Chosen | None = None,
+    exclude: Chosen | None = None,
+    example: Example | None = None,
 ) -> list[Layer]:
     """The weights that can be pruned, in the order the signal meets them; a shared one comes once.
 
     These are the weights of linear, convolution and transposed convolution layers and the input projections of
     attention; biases and normalisation never. `include` and `exclude` narrow them by name pattern ("layer3.*"),
-    several patterns, or a predicate on a `Layer`. The order is read off a forward pass on `example` where one is given,
-    else off a symbolic trace, else it is the order of registration.
+    several patterns, or a predicate on a `Layer`; a pattern must match some parameter of the model. The order is read
+    off a forward pass on `example` where one is given, else off a symbolic trace, else it is the order of registration.
 
     >>> import disbud, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
@@ -44,6 +51,7 @@ def prunable(
     if not isinstance(model, nn.Module):
         raise DisbudError(f"a model is a torch.nn.Module, not a {type(model).__name__}")
     model = bare(model)
+    _check_shapes_known(model)
     kinds = _kinds(model)
     if not kinds:
         raise DisbudError(_nothing_prunable(model))
@@ -55,10 +63,12 @@ def prunable(
         for name, parameter in _in_order(model, example)
         if id(parameter) in kinds
     ]
+    every_name = [name for shared in names.values() for name in shared]
+    wanted, unwanted = _predicate(include, every_name), _predicate(exclude, every_name)
     chosen = [
         layer
         for layer in found
-        if (include is None or _matches(layer, include)) and not (exclude is not None and _matches(layer, exclude))
+        if (wanted is None or wanted(layer)) and not (unwanted is not None and unwanted(layer))
     ]
     if not chosen:
         raise DisbudError(
@@ -68,35 +78,64 @@ def prunable(
     return chosen
 
 
+def _check_shapes_known(model: nn.Module) -> None:
+    owned = [*model.named_parameters(), *model.named_buffers()]
+    unknown = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
+    lazy = next((name for name, value in owned if isinstance(value, unknown)), None)
+    if lazy is not None:
+        raise DisbudError(f"{lazy} has no shape yet: run the model once on an input before pruning it")
+
+
 def _kinds(model: nn.Module) -> dict[int, str]:
     """The kind of each prunable parameter, by identity."""
     kinds: dict[int, str] = {}
+    computed: list[str] = []
     for name, module in model.named_modules():
-        own = module._parameters
-        candidates: dict[str, str] = {}
-        if isinstance(module, _ConvNd):
-            candidates = {"weight": "transposed-conv" if isinstance(module, _ConvTransposeNd) else "conv"}
-        elif isinstance(module, nn.Linear):
-            candidates = {"weight": "linear"}
-        elif isinstance(module, nn.MultiheadAttention):
-            projections = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-            candidates = dict.fromkeys(projections, "attention")
-        for key, kind in candidates.items():
-            parameter = own.get(key)
-            if isinstance(parameter, nn.parameter.UninitializedParameter):
-                raise DisbudError(f"{name}.{key} has no shape yet: run the model once on an input before pruning it")
-            if parameter is not None and parameter.is_floating_point() and parameter.dim() >= 2:
+        for key, kind in _weights_of(module).items():
+            parameter = module._parameters.get(key)
+            if _is_computed(module, key):
+                computed.append(_full(name, key))
+            elif parameter is not None and parameter.is_floating_point() and parameter.dim() >= 2:
                 kinds.setdefault(id(parameter), kind)
+    if kinds and computed:
+        listed = f"{', '.join(computed[:3])}{', ...' if len(computed) > 3 else ''}"
+        warnings.warn(f"{listed} cannot be pruned: {_COMPUTED}", stacklevel=3)
     return kinds
 
 
+def _weights_of(module: nn.Module) -> dict[str, str]:
+    """What the module calls the weights that can be pruned, and their kind."""
+    if isinstance(module, _ConvNd):
+        return {"weight": "transposed-conv" if isinstance(module, _ConvTransposeNd) else "conv"}
+    if isinstance(module, nn.Linear):
+        return {"weight": "linear"}
+    if isinstance(module, nn.MultiheadAttention):
+        projections = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+        return dict.fromkeys(projections, "attention")
+    return {}
+
+
+def _full(module: str, key: str) -> str:
+    return f"{module}.{key}" if module else key
+
+
+def _is_computed(module: nn.Module, key: str) -> bool:
+    # Reading the attribute would compute it, which advances the power iteration of spectral_norm.
+    return key not in module._parameters and (is_parametrized(module, key) or key in vars(module))
+
+
+_COMPUTED = (
+    "a parametrization or torch.nn.utils.prune computes the weight, so it is no plain parameter; remove that first "
+    "(torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.prune.remove)"
+)
+
+
 def _nothing_prunable(model: nn.Module) -> str:
+    for name, module in model.named_modules():
+        for key in _weights_of(module):
+            if _is_computed(module, key):
+                return f"the model has nothing to prune; {_full(name, key)}: {_COMPUTED}"
     owned = [name for name, _ in model.named_parameters()]
-    if any("parametrizations." in name or name.endswith("_orig") for name in owned):
-        return (
-            "the model's weights are computed by a parametrization or by torch.nn.utils.prune, so there is no plain "
-            "parameter to prune; remove it first (torch.nn.utils.parametrize.remove_parametrizations, prune.remove)"
-        )
     return (
         "the model has nothing to prune: no linear, convolution or attention layer with a floating-point weight "
         f"(its parameters: {', '.join(owned[:5]) or 'none'})"
@@ -114,7 +153,7 @@ def _in_order(model: nn.Module, example: Example | None) -> list[tuple[str, nn.P
 
 
 class _Watch(TorchFunctionMode):
-    """Notes every tensor that is handed to a torch function, in order."""
+    """Notes every parameter that a tensor is computed from, in order; asking for its shape or device does not count."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,14 +166,17 @@ class _Watch(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        self.seen += [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, nn.Parameter)]
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            self.seen += [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, nn.Parameter)]
+        return result
 
 
 def _met_on_example(model: nn.Module, example: Example) -> list[Tensor]:
     with isolated(model, seed=0), torch.no_grad(), _Watch() as watch:
         forward(model, on_device(example, device_of(model)))
-    return watch.seen
+    seen: list[Tensor] = watch.seen
+    return seen
 
 
 def _met_symbolically(model: nn.Module) -> list[Tensor]:
@@ -143,16 +185,31 @@ def _met_symbolically(model: nn.Module) -> list[Tensor]:
 
 
 def is_chain(model: nn.Module) -> bool:
-    """Whether each layer feeds only the next: nothing in the model joins two signals. False where that cannot be told."""
+    """Whether each layer feeds only the next: no two signals are joined. False where that cannot be told."""
     trace = _symbolic_trace(bare(model))
     if trace is None:
         return False
-    return all(len(node.all_input_nodes) <= 1 for node in trace.nodes if node.op.startswith("call"))
+    signals: set[fx.Node] = set()
+    for node in trace.nodes:
+        incoming = [source for source in node.all_input_nodes if source in signals]
+        if len(incoming) > 1 and node.op.startswith("call"):
+            return False
+        if node.op == "placeholder" or (incoming and not _asks_for_shape(node)):
+            signals.add(node)
+    return True
+
+
+def _asks_for_shape(node: fx.Node) -> bool:
+    """Whether the node reads the size of a signal, as in x.view(x.size(0), -1), and not its values."""
+    if node.op == "call_method":
+        return node.target in ("size", "dim", "numel")
+    return node.target in (getattr, len)
 
 
 def _symbolic_trace(model: nn.Module) -> fx.Graph | None:
     try:
-        return fx.Tracer().trace(model)
+        with isolated(model, seed=0):
+            return fx.Tracer().trace(model)
     except Exception:  # whatever a model's own Python does when its tensors are symbols
         return None
 
@@ -167,10 +224,17 @@ def _parameters_of(model: nn.Module, node: fx.Node) -> Iterator[nn.Parameter]:
             yield found
 
 
-def _matches(layer: Layer, chosen: Chosen) -> bool:
-    if callable(chosen):
-        return bool(chosen(layer))
+def _predicate(chosen: Chosen | None, names: Iterable[str]) -> Callable[[Layer], bool] | None:
+    if chosen is None or callable(chosen):
+        return chosen
     patterns = [chosen] if isinstance(chosen, str) else list(chosen)
-    return any(
-        re.fullmatch(fnmatch.translate(pattern), name) for pattern in patterns for name in (layer.name, *layer.aliases)
-    )
+    compiled = [re.compile(fnmatch.translate(pattern)) for pattern in patterns]
+    for pattern, matching in zip(patterns, compiled, strict=True):
+        if not any(matching.match(name) for name in names):
+            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5)
+            raise DisbudError(
+                f"no parameter of the model matches {pattern!r}; "
+                + (f"the closest is {' or '.join(close)}; " if close else "")
+                + f"for all of a module write {pattern.rstrip('.*')}.*"
+            )
+    return lambda layer: any(m.match(name) for m in compiled for name in (layer.name, *layer.aliases))

@@ -6,27 +6,31 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils._pytree import tree_leaves
 
 from disbud.errors import DisbudError
+from disbud.isolation import leaves
 from disbud.origin import Json
 
 Loss = Callable[[nn.Module, object], Tensor]
-Forward = Callable[..., object]
 
-_PATIENCE = 50  # classes met late: reading stops when so many times the examples wanted went by with nothing new
+# Reading stops when nothing new came for so many changes of label a class: another class would have been met by then.
+# Data sorted by class hardly changes its label, so it is read on; a stream without an end stops at the second bound.
+_PATIENCE = 100
+_ENDLESS = 100_000
 
 
 @dataclass
 class Evidence:
     """Batches for scoring: (x, y) data yields the first `examples_per_class` of each class, other data all of it.
 
-    A loader is iterated anew each round, so one that shuffles shows other batches; a one-shot iterator is kept.
+    A loader is iterated anew each round, so one that shuffles shows other batches; of a one-shot iterator, what the
+    first round used is kept.
     """
 
     source: Iterable[object]
@@ -35,39 +39,54 @@ class Evidence:
     rounds: int = 1
     examples: int = 0
     batches: int = 0
+    _kept: list[object] | None = None
     _digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.source, Iterable) or isinstance(self.source, str | Tensor | dict):
+        if isinstance(self.source, str | Tensor | dict) or not isinstance(self.source, Iterable):
             raise DisbudError(
                 f"batches is an iterable of batches (a list, a DataLoader), not a {type(self.source).__name__}; "
                 "for one batch write batches=[(x, y)]"
             )
-        if iter(self.source) is self.source and self.rounds > 1:
-            self.source = list(self.source)
+        if has_class_labels(self.source):
+            raise DisbudError(
+                "batches is one (x, y) pair; it should be an iterable of them: batches=[(x, y)]"
+            )
+        if self.examples_per_class is not None:
+            _check_positive("examples_per_class", self.examples_per_class)
+        _check_positive("batch_size", self.batch_size)
 
     def read(self) -> Iterator[object]:
-        """The batches of one round."""
+        """The batches of one round; those without an example are passed over."""
+        # An iterator can be read once. To look before the read would draw from the random streams of a loader.
+        keep: list[object] | None = [] if isinstance(self.source, Iterator) and self.rounds != 1 else None
         found = False
-        for batch in self._selected():
+        for batch in self._selected() if self._kept is None else self._kept:
+            size = size_of(batch)
+            if size == 0:
+                continue
             found = True
             self.batches += 1
-            self.examples += size_of(batch) or 0
+            self.examples += size or 0
             self._note(batch)
+            if keep is not None:
+                keep.append(batch)
             yield batch
         if not found:
             raise DisbudError("batches is empty: a data-driven score needs at least one batch")
+        self._kept = self._kept or keep
 
     def summary(self) -> dict[str, Json]:
         """How much was read, and the hash of its content."""
         return {"batches": self.batches, "examples": self.examples, "sha256": self._digest.hexdigest()}
 
     def _note(self, batch: object) -> None:
-        for leaf in tree_leaves(batch):
+        for leaf in leaves(batch):
             if isinstance(leaf, Tensor):
                 self._digest.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
                 if leaf.device.type != "meta":
-                    self._digest.update(leaf.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+                    flat = leaf.detach().cpu().resolve_conj().resolve_neg().contiguous().view(-1)
+                    self._digest.update(flat.view(torch.uint8).numpy().data)
             else:
                 self._digest.update(repr(leaf).encode())
 
@@ -80,42 +99,72 @@ class Evidence:
             yield first
             yield from batches
             return
-        yield from self._first_of_each_class(first, batches)
-
-    def _first_of_each_class(self, first: object, rest: Iterator[object]) -> Iterator[object]:
-        assert self.examples_per_class is not None
-        counts: dict[int, int] = {}
-        inputs: list[Tensor] = []
-        labels: list[Tensor] = []
-        idle = 0
-        for batch in chain([first], rest):
-            if not has_class_labels(batch):
-                raise DisbudError("some batches are (x, y) pairs with class labels and others are not")
-            x, y = batch
-            take = []
-            for i, label in enumerate(y.tolist()):
-                if counts.get(label, 0) < self.examples_per_class:
-                    counts[label] = counts.get(label, 0) + 1
-                    take.append(i)
-            if take:
-                inputs.append(x[take])
-                labels.append(y[take])
-            idle = 0 if take else idle + len(y)
-            if idle >= _PATIENCE * self.examples_per_class * len(counts):
-                break
-        short = [label for label, count in counts.items() if count < self.examples_per_class]
-        if short:
-            warnings.warn(
-                f"{len(short)} of {len(counts)} classes have fewer than {self.examples_per_class} examples "
-                f"(class {short[0]} has {counts[short[0]]}); all of theirs are used",
-                stacklevel=2,
+        every = chain([first], batches)
+        chosen = list(_first_of_each_class(every, self.examples_per_class, ends=_has_length(self.source)))
+        if not chosen:
+            return
+        inputs, labels = (list(column) for column in zip(*chosen, strict=True))
+        if len({(x.shape[1:], x.dtype) for x in inputs}) > 1:
+            raise DisbudError(
+                "inputs of several shapes cannot be regrouped into batches; examples_per_class=None takes every batch "
+                "as it comes"
             )
         yield from zip(
             torch.cat(inputs).split(self.batch_size), torch.cat(labels).split(self.batch_size), strict=True
         )
 
 
-def has_class_labels(batch: object) -> bool:
+def _first_of_each_class(
+    batches: Iterator[object], wanted: int, *, ends: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each batch the examples that are among the first so many of their class."""
+    counts: dict[int, int] = {}
+    idle = changes = 0
+    last: list[int] = []
+    for batch in batches:
+        if not has_class_labels(batch):
+            raise DisbudError("some batches are (x, y) pairs with class labels and others are not")
+        x, y = batch
+        if x.is_meta or y.is_meta:
+            raise DisbudError("a batch on the meta device holds no values to score with")
+        classes, take = y.tolist(), []
+        for i, label in enumerate(classes):
+            counts[label] = counts.get(label, 0) + 1
+            if counts[label] <= wanted:
+                take.append(i)
+        since = last + classes
+        if take:
+            yield x[take], y[take]
+            idle, changes, since = 0, 0, classes[take[-1] :]
+        idle += len(since)
+        changes += sum(a != b for a, b in pairwise(since))
+        last = classes[-1:]
+        if changes >= _PATIENCE * max(1, len(counts)) or (idle >= _ENDLESS and not ends):
+            break
+    short = [label for label, count in counts.items() if count < wanted]
+    if short:
+        warnings.warn(
+            f"{len(short)} of {len(counts)} classes have fewer than {wanted} examples "
+            f"(class {short[0]} has {counts[short[0]]}); all of theirs are used",
+            stacklevel=2,
+        )
+
+
+def _has_length(source: object) -> bool:
+    try:
+        len(source)  # type: ignore[arg-type]
+    except TypeError:  # also a loader over data without a length
+        return False
+    return True
+
+
+def _check_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        hint = "; None takes every batch as it comes" if name == "examples_per_class" else ""
+        raise DisbudError(f"{name} is a whole number of at least 1, not {value!r}{hint}")
+
+
+def has_class_labels(batch: object) -> TypeGuard[tuple[Tensor, Tensor]]:
     """Whether a batch is a pair of an input tensor and one whole-number label for each example."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         return False
@@ -131,11 +180,11 @@ def has_class_labels(batch: object) -> bool:
 
 def size_of(batch: object) -> int | None:
     """The number of examples in a batch, where its tensors agree on one."""
-    sizes = {leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()}
+    sizes = {leaf.shape[0] for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()}
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def cross_entropy(model: Forward, batch: object) -> Tensor:
+def cross_entropy(model: nn.Module, batch: object) -> Tensor:
     """The loss of (x, y) batches when none is given: mean cross-entropy."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise DisbudError(
@@ -148,9 +197,10 @@ def cross_entropy(model: Forward, batch: object) -> Tensor:
     output = model(x)
     if not isinstance(output, Tensor):
         raise DisbudError(f"the model returns a {type(output).__name__}; give loss=lambda model, batch: ...")
-    classes = output.shape[1] if output.dim() > 1 else 0
-    if output.dim() < 2 or not (0 <= int(y.min()) and int(y.max()) < classes):
+    fits = output.dim() > 1 and output.shape[:1] + output.shape[2:] == y.shape
+    if not fits or int(y.min()) < 0 or int(y.max()) >= output.shape[1]:
         raise DisbudError(
-            f"labels from {int(y.min())} to {int(y.max())} do not fit an output of shape {tuple(output.shape)}"
+            f"labels of shape {tuple(y.shape)} from {int(y.min())} to {int(y.max())} do not fit an output of shape "
+            f"{tuple(output.shape)}; for another kind of loss give loss=lambda model, batch: ..."
         )
     return functional.cross_entropy(output, y)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from disbud.errors import DisbudError
+from disbud.methods.curvature import TwiceDifferentiable
 from disbud.methods.evidence import size_of
-from disbud.methods.scoring import Scoring, Tensors, as_leaves, gradient
+from disbud.methods.scoring import Scoring, Tensors, as_leaves, at_least_single, gradient
 
 
 def grasp(s: Scoring, *, temperature: float) -> Tensors:
@@ -14,9 +18,18 @@ def grasp(s: Scoring, *, temperature: float) -> Tensors:
 
     g is the gradient of the mean loss over all batches, H its Hessian; logits are divided by the temperature.
     """
+    if (
+        isinstance(temperature, bool)
+        or not isinstance(temperature, int | float)
+        or not 0 < temperature < math.inf
+    ):
+        raise DisbudError(f"temperature is a number above 0 that divides the logits, not {temperature!r}")
     weights = s.masked()
-    hessian_gradient = _hessian_gradient_product(s, weights, temperature)
-    return {name: weights[name] * hg for name, hg in hessian_gradient.items()}
+    leaves = as_leaves(weights)
+    # The fused attention kernels have no second derivative.
+    with s.using(leaves, temperature=temperature), sdpa_kernel(SDPBackend.MATH), TwiceDifferentiable():
+        product = _hessian_gradient_product(s, leaves)
+    return {name: weights[name] * at_least_single(hg) for name, hg in product.items()}
 
 
 def grasp_abs(s: Scoring, *, temperature: float) -> Tensors:
@@ -24,30 +37,52 @@ def grasp_abs(s: Scoring, *, temperature: float) -> Tensors:
     return {name: score.abs_() for name, score in grasp(s, temperature=temperature).items()}
 
 
-def _hessian_gradient_product(s: Scoring, weights: Tensors, temperature: float) -> Tensors:
-    """H g, exactly, by differentiating <g(theta), g> with the second g held fixed."""
+def _hessian_gradient_product(s: Scoring, leaves: Tensors) -> Tensors:
+    """H g, exactly: the derivative of <g(theta), g>, the second g held fixed."""
     batches = list(s.batches())
     shares = _shares(batches)
-    leaves = as_leaves(weights)
     # One graph serves both derivatives where there is one batch; several are walked twice, to hold one graph at a time.
-    parts = [gradient(s.loss(leaves, batches[0], temperature=temperature), leaves, create_graph=True)]
-    g = {name: part.detach() * shares[0] for name, part in parts[0].items()}
+    parts = gradient(s.loss(batches[0]), leaves, create_graph=True)
+    g = {name: part.detach() for name, part in parts.items()}
     if len(batches) > 1:
         parts.clear()
-        for batch, share in zip(batches[1:], shares[1:], strict=True):
-            for name, part in gradient(s.loss(leaves, batch, temperature=temperature), leaves).items():
-                g[name] += part * share
+        g = {}
+        for batch, share in zip(batches, shares, strict=True):
+            _add(g, gradient(s.loss(batch), leaves), share)
     total: Tensors = {}
     for batch, share in zip(batches, shares, strict=True):
-        part = parts.pop() if parts else gradient(
-            s.loss(leaves, batch, temperature=temperature), leaves, create_graph=True
-        )
-        products = [(part[name] * g[name]).sum() for name in leaves if part[name].requires_grad]
-        if not products:
-            raise DisbudError("the loss is linear in the weights, so its Hessian, and with it GraSP's score, is zero")
-        for name, value in gradient(torch.stack(products).sum() * share, leaves).items():
-            total[name] = total[name] + value if name in total else value
+        parts = parts or gradient(s.loss(batch), leaves, create_graph=True)
+        _add(total, _pulled_back(parts, g, leaves), share)
+        parts = {}
     return total
+
+
+def _pulled_back(parts: Tensors, g: Tensors, leaves: Tensors) -> Tensors:
+    """The derivative of <parts, g> by the leaves."""
+    curved = [name for name, part in parts.items() if part.requires_grad]
+    if not curved:
+        raise DisbudError(
+            "the loss is linear in the weights, so its Hessian, and with it GraSP's score, is zero"
+        )
+    found = torch.autograd.grad(
+        [parts[name] for name in curved],
+        list(leaves.values()),
+        grad_outputs=[g[name] for name in curved],
+        allow_unused=True,
+    )
+    return {
+        name: torch.zeros_like(leaves[name]) if one is None else one
+        for name, one in zip(leaves, found, strict=True)
+    }
+
+
+def _add(total: Tensors, new: Tensors, share: float) -> None:
+    """total += share * new, without a copy where there is one batch."""
+    for name, part in new.items():
+        if name in total:
+            total[name] = total[name].add(part, alpha=share)
+        else:
+            total[name] = part if share == 1 else part * share
 
 
 def _shares(batches: list[object]) -> list[float]:

@@ -192,34 +192,51 @@ def _full(score: Tensor, scoring: Scoring, name: str, *, regrowth: bool) -> Tens
     return torch.zeros_like(mask, dtype=score.dtype).masked_scatter_(mask, score)
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Layers ranked together, how many of their weights are left in the end, and the sparsity that is."""
+
+    names: tuple[str, ...]
+    size: int
+    kept: int
+    sparsity: float
+
+
+def _groups(plan: _Plan, layers: Sequence[Layer], sparsity: float | None) -> list[_Group]:
+    """All layers together, or each by itself with the budget its density rule gives it."""
+    if plan.densities is None:
+        assert sparsity is not None
+        total = sum(layer.size for layer in layers)
+        return [_Group(tuple(layer.name for layer in layers), total, kept_count(sparsity, total), sparsity)]
+    counts = allocate(plan.densities, layers, sparsity, **plan.rule_settings)
+    return [
+        _Group((x.name,), x.size, counts[x.name], 1 - counts[x.name] / x.size if x.size else 0.0) for x in layers
+    ]
+
+
 def _masks(plan: _Plan, scoring: Scoring, sparsity: float | None) -> dict[str, Tensor]:
-    """Score and select, round after round."""
-    total = sum(layer.size for layer in scoring.layers)
-    steps = [None] if sparsity is None else schedule(plan.schedule, sparsity, plan.rounds)
-    last = {} if plan.densities is None else allocate(plan.densities, scoring.layers, sparsity, **plan.rule_settings)
-    for scoring.round, step in enumerate(steps):
+    """Score and select, round after round; each group of layers goes down its own schedule to its own count."""
+    groups = _groups(plan, scoring.layers, sparsity)
+    steps = [schedule(plan.schedule, group.sparsity, plan.rounds) for group in groups]
+    for scoring.round in range(plan.rounds):
         found = _score(plan, scoring)
-        kept = None if plan.regrowth else scoring.masks
+        kept = None if plan.regrowth else scoring.positions
         candidates = found if kept is None else {name: _survivors(found[name], kept[name]) for name in found}
-        if plan.densities is None:
-            assert step is not None
-            chosen = _KEEP[plan.keep](candidates, kept_count(step, total))
+        chosen: dict[str, Tensor] = {}
+        for group, step in zip(groups, steps, strict=True):
+            last = scoring.round == plan.rounds - 1
+            count = group.kept if last else kept_count(step[scoring.round], group.size)
+            chosen |= _KEEP[plan.keep]({name: candidates[name] for name in group.names}, count)
+        if kept is None:
+            scoring.masks = chosen
         else:
-            counts = allocate(plan.densities, scoring.layers, step, **plan.rule_settings)
-            chosen = {}
-            for name, candidate in candidates.items():
-                # Rounding may give a layer one weight more in a later round: a round never goes below the last budgets.
-                count = min(max(counts[name], last[name]), candidate.numel())
-                chosen |= _KEEP[plan.keep]({name: candidate}, count)
-        for name, mask in (kept or {}).items():
-            chosen[name] = torch.zeros_like(mask).masked_scatter_(mask, chosen[name])
-        scoring.masks = chosen
+            scoring.narrow(chosen)
     assert scoring.masks is not None
     return scoring.masks
 
 
-def _survivors(score: Tensor, mask: Tensor) -> Tensor:
-    return score[mask] if score.shape == mask.shape else score
+def _survivors(score: Tensor, positions: Tensor) -> Tensor:
+    return score if score.shape == positions.shape else score.reshape(-1).index_select(0, positions)
 
 
 def _score(plan: _Plan, scoring: Scoring) -> Tensors:
@@ -313,9 +330,12 @@ def _scoring(
     seed: int,
 ) -> Scoring:
     names = {canonical(name): name for name, _ in model.named_parameters()}
-    on_meta = [layer.name for layer in layers if model.get_parameter(names[layer.name]).is_meta]
-    if on_meta:
-        raise DisbudError(f"{on_meta[0]} is on the meta device and holds no values; materialise the model first")
+    for layer in layers:
+        weight = model.get_parameter(names[layer.name]).detach()
+        if weight.is_meta:
+            raise DisbudError(f"{layer.name} is on the meta device and holds no values; materialise the model first")
+        if weight.numel() and not torch.isfinite(torch.stack(torch.aminmax(weight))).all():
+            raise DisbudError(f"{layer.name} holds NaN or infinite weights, so no score can be drawn from the model")
     return Scoring(
         model,
         layers,

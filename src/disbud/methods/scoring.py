@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,17 @@ from disbud.errors import DisbudError
 from disbud.graph.layers import Layer
 from disbud.isolation import Example, device_of, on_device
 from disbud.methods.evidence import Evidence, Loss, size_of
+from disbud.selection.flags import pick, places
 
 Tensors = dict[str, Tensor]
 Score = Callable[..., Tensors]
 
 
 class Scoring:
-    """A model under scoring: every loss is a function of weights given from outside, so the model stays as it is.
+    """A model under scoring: losses are functions of weights that stand in for the model's own, which stay as they are.
 
-    `weights` are the dense weights of the layers that can be pruned, `masks` what is kept in this round (None: all).
+    `weights` are the dense weights of the layers that can be pruned, `masks` and `positions` what is kept in this round
+    (None: all), `dropped` where the weights are that the last round took from fewer than all.
     """
 
     def __init__(
@@ -38,14 +40,47 @@ class Scoring:
         self.model = model
         self.layers = list(layers)
         self.weights: Tensors = {layer.name: owned[names[layer.name]].detach() for layer in layers}
-        self.masks: Tensors | None = None
+        self.dropped: Tensors | None = None
         self.example = example
         self.generator = generator
         self.round = 0
         self.memo: dict[str, object] = {}  # what a score carries from one round to the next
-        self._names = dict(names)
+        self._places = _places(model, names)
         self._evidence = evidence
         self._loss = loss
+        self._masks: Tensors | None = None
+        self._positions: Tensors | None = None
+
+    @property
+    def masks(self) -> Tensors | None:
+        """What is kept in this round; None while all is."""
+        if self._masks is None and self._positions is not None:
+            self._masks = {
+                layer.name: torch.zeros(layer.shape, dtype=torch.bool, device=self.weights[layer.name].device)
+                for layer in self.layers
+            }
+            for name, mask in self._masks.items():
+                mask.view(-1)[self._positions[name]] = True
+        return self._masks
+
+    @masks.setter
+    def masks(self, masks: Tensors) -> None:
+        self._masks, self._positions, self.dropped = masks, None, None
+
+    @property
+    def positions(self) -> Tensors | None:
+        """Where the weights still kept are in each flattened layer, in order; None while all are kept."""
+        if self._positions is None and self._masks is not None:
+            self._positions = {name: places(mask.reshape(-1)) for name, mask in self._masks.items()}
+        return self._positions
+
+    def narrow(self, chosen: Tensors) -> None:
+        """Of the weights still kept, keep those chosen."""
+        assert self.positions is not None
+        where = self.positions
+        self.dropped = {name: where[name].index_select(0, places(~choice)) for name, choice in chosen.items()}
+        self._positions = {name: pick(where[name], choice) for name, choice in chosen.items()}
+        self._masks = None
 
     def masked(self) -> Tensors:
         """The weights with those pruned so far at zero."""
@@ -56,58 +91,89 @@ class Scoring:
     def batches(self) -> Iterator[object]:
         """The batches of this round, on the model's device."""
         if self._evidence is None:
-            raise DisbudError("this method looks at data: give batches=..., an iterable of batches such as a DataLoader")
+            raise DisbudError(
+                "this method looks at data: give batches=..., an iterable of batches such as a DataLoader"
+            )
         device = device_of(self.model)
         for batch in self._evidence.read():
             yield on_device(batch, device)
 
-    def loss(self, weights: Tensors, batch: object, *, temperature: float = 1.0) -> Tensor:
-        """The mean loss of the batch, as a function of the weights given; outputs are divided by the temperature."""
-        value = self._loss(_Bound(self, weights, temperature), batch)  # type: ignore[arg-type]
+    @contextlib.contextmanager
+    def using(self, weights: Mapping[str, Tensor], *, temperature: float = 1.0) -> Iterator[None]:
+        """Within the block the model computes with these weights in the place of its own; outputs are divided by T.
+
+        Its other parameters are constants there, so that nothing is spent on their derivatives. The user's loss gets
+        the model itself: methods, submodules and type are there. Derivatives belong inside the block too, since
+        activation checkpointing computes forward once more for them.
+        """
+        places = [(*place, name) for name, held in self._places.items() for place in held]
+        own = [holder[key] for holder, key, _ in places]
+        hook = self.model.register_forward_hook(_divided_by(temperature)) if temperature != 1 else None
+        try:
+            for (holder, key, name), parameter in zip(places, own, strict=True):
+                holder[key] = weights[name] if name in weights else parameter.detach()
+            yield
+        finally:
+            for (holder, key, _), parameter in zip(places, own, strict=True):
+                holder[key] = parameter
+            if hook is not None:
+                hook.remove()
+
+    def loss(self, batch: object) -> Tensor:
+        """The mean loss of the batch, with the weights in use."""
+        value = self._loss(self.model, batch)
         if not isinstance(value, Tensor) or value.numel() != 1:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise DisbudError(f"loss(model, batch) should return one number, the mean loss of the batch, not {shape}")
+            raise DisbudError(
+                f"loss(model, batch) should return one number, the mean loss of the batch, not {shape}"
+            )
         return value.reshape(())
 
     def gradients(self, weights: Tensors) -> Tensors:
         """dL/dw of the mean loss over the batches of this round, at the weights given; zeros where none arrives."""
         total: Tensors = {}
         seen = 0.0
+        leaves = as_leaves(weights)
         for batch in self.batches():
             size = float(size_of(batch) or 1)
-            leaves = as_leaves(weights)
             seen += size
-            for name, new in gradient(self.loss(leaves, batch), leaves).items():
-                total[name] = total[name].lerp(new, size / seen) if name in total else new
+            with self.using(leaves):
+                new = gradient(self.loss(batch), leaves)
+            for name, part in new.items():
+                total[name] = total[name].lerp(part, size / seen) if name in total else part
         return total
 
-    def call(self, weights: Tensors, *args: object, **kwargs: object) -> object:
+    def call(self, weights: Mapping[str, Tensor], *args: object, **kwargs: object) -> object:
         """The model's output with these weights in the place of its own."""
-        given = {self._names[name]: weight for name, weight in weights.items()}
-        return torch.func.functional_call(self.model, given, args, kwargs)  # type: ignore[arg-type]
+        with self.using(weights):
+            return self.model(*args, **kwargs)
 
 
-@dataclass(frozen=True)
-class _Bound:
-    """The model with given weights, as a user's loss calls it; anything else is the model's own attribute."""
+def _places(
+    model: nn.Module, names: Mapping[str, str]
+) -> dict[str, list[tuple[dict[str, Tensor], str]]]:
+    """Where the model holds each parameter, by canonical name; a shared one is held in several places."""
+    places: dict[str, list[tuple[dict[str, Tensor], str]]] = {name: [] for name in names}
+    owned = dict(model.named_parameters())
+    name_of = {id(owned[full]): name for name, full in names.items()}
+    for module in model.modules():
+        holder: dict[str, Tensor] = module._parameters  # type: ignore[assignment]
+        for key, parameter in holder.items():
+            if parameter is not None:
+                places[name_of[id(parameter)]].append((holder, key))
+    return places
 
-    scoring: Scoring
-    weights: Tensors
-    temperature: float
 
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        output = self.scoring.call(self.weights, *args, **kwargs)
-        if self.temperature == 1:
-            return output
+def _divided_by(temperature: float) -> Callable[[nn.Module, object, object], Tensor]:
+    def divide(model: nn.Module, inputs: object, output: object) -> Tensor:
         if not isinstance(output, Tensor):
             raise DisbudError(
-                f"the method divides the outputs by a temperature of {self.temperature:g}, but the model returns "
+                f"the method divides the outputs by a temperature of {temperature:g}, but the model returns "
                 f"a {type(output).__name__}; give temperature=1, or a model that returns logits"
             )
-        return output / self.temperature
+        return output / temperature
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.scoring.model, name)
+    return divide
 
 
 def as_leaves(weights: Tensors) -> Tensors:
@@ -117,12 +183,19 @@ def as_leaves(weights: Tensors) -> Tensors:
 
 def gradient(value: Tensor, leaves: Tensors, *, create_graph: bool = False) -> Tensors:
     """d value / d leaf for each leaf, zeros where the value does not depend on it."""
-    if not value.requires_grad:
+    found: Sequence[Tensor | None] = [None]
+    if value.requires_grad:
+        found = torch.autograd.grad(
+            value, list(leaves.values()), create_graph=create_graph, allow_unused=True
+        )
+    if all(one is None for one in found):
         raise DisbudError("the loss does not depend on any prunable weight, so no score can be drawn from it")
-    found = torch.autograd.grad(
-        value, list(leaves.values()), create_graph=create_graph, allow_unused=True, materialize_grads=not create_graph
-    )
     return {
         name: torch.zeros_like(leaf) if one is None else one
         for (name, leaf), one in zip(leaves.items(), found, strict=True)
     }
+
+
+def at_least_single(values: Tensor) -> Tensor:
+    """The values, in float32 where they are in half precision: products there underflow, or tie for want of digits."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 from numbers import Real
 
 from disbud.errors import DisbudError, unknown_name
@@ -13,14 +13,18 @@ from disbud.errors import DisbudError, unknown_name
 def check_sparsity(sparsity: float) -> float:
     """The sparsity as a float in [0, 1]; else the error that says what was probably meant."""
     if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not math.isfinite(sparsity):
-        raise DisbudError(f"sparsity is the fraction of weights to remove, a number from 0 to 1, not {sparsity!r}")
+        raise DisbudError(
+            f"sparsity is the fraction of weights to remove, a number from 0 to 1, not {sparsity!r}"
+        )
     if 1 < sparsity <= 100:
         raise DisbudError(
             f"sparsity is the fraction of weights to remove, from 0 to 1; {sparsity} is above 1: "
             f"for {sparsity} per cent give sparsity={sparsity / 100:g}"
         )
     if not 0 <= sparsity <= 1:
-        raise DisbudError(f"sparsity is the fraction of weights to remove, from 0 to 1; {sparsity} is outside")
+        raise DisbudError(
+            f"sparsity is the fraction of weights to remove, from 0 to 1; {sparsity} is outside"
+        )
     return float(sparsity)
 
 
@@ -32,13 +36,15 @@ def kept_count(sparsity: float, total: int) -> int:
     >>> kept_count(0.55, 10)
     5
     """
-    kept = (1 - Decimal(repr(check_sparsity(sparsity)))) * total
-    return int(kept.to_integral_value(ROUND_HALF_UP))
+    kept = (1 - Fraction(repr(check_sparsity(sparsity)))) * total
+    return math.floor(kept + Fraction(1, 2))
 
 
 def _one_shot(sparsity: float, rounds: int) -> list[float]:
     if rounds != 1:
-        raise DisbudError(f"a one-shot schedule has 1 round, not {rounds}; use schedule='exponential' or 'linear'")
+        raise DisbudError(
+            f"a one-shot schedule has 1 round, not {rounds}; use schedule='exponential' or 'linear'"
+        )
     return [sparsity]
 
 

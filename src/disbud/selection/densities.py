@@ -29,10 +29,11 @@ def allocate(
     >>> from disbud.graph import Layer
     >>> layers = [Layer("first", (300, 784), "linear"), Layer("last", (10, 300), "linear")]
     >>> allocate("erk", layers, 0.95)
-    {'first': 8910, 'last': 3000}
+    {'first': 9261, 'last': 2649}
     """
     if sparsity is None:
         return _counts_of(rule, layers)
+    empty, layers = [x for x in layers if not x.size], [x for x in layers if x.size]
     budget = kept_count(sparsity, sum(layer.size for layer in layers))
     if isinstance(rule, str):
         if rule not in RULES:
@@ -40,7 +41,7 @@ def allocate(
         wanted = RULES[rule](layers, budget, **settings)
     else:
         wanted = _as_given(rule, layers, budget)
-    return _rounded(layers, wanted, budget)
+    return _rounded(layers, wanted, budget) | {layer.name: 0 for layer in empty}
 
 
 def uniform(layers: Sequence[Layer], budget: int) -> list[float]:
@@ -88,7 +89,9 @@ def igq(layers: Sequence[Layer], budget: int) -> list[float]:
 
 def _counts_of(rule: Densities, layers: Sequence[Layer]) -> dict[str, int]:
     if not isinstance(rule, Ticket):
-        raise DisbudError("give a sparsity; only the densities of a ticket say by themselves how much is kept")
+        raise DisbudError(
+            "give a sparsity; only the densities of a ticket say by themselves how much is kept"
+        )
     kept = {row.name: row.kept for row in rule.layers if row.name in {layer.name for layer in layers}}
     _as_given(rule, layers, sum(kept.values()))
     return {layer.name: kept[layer.name] for layer in layers}
@@ -116,7 +119,7 @@ def _as_given(given: Ticket | Mapping[str, float], layers: Sequence[Layer], budg
 def _filled(
     layers: Sequence[Layer], raw: Sequence[float], budget: int, fixed: Mapping[int, float] | None = None
 ) -> list[float]:
-    """Counts proportional to raw density times size; layers that would exceed 1 are dense and the scale is solved again."""
+    """Counts proportional to raw density times size; where one would exceed 1 it is dense and the rest solved again."""
     counts: dict[int, float] = dict(fixed or {})
     free = [i for i in range(len(layers)) if i not in counts and raw[i] > 0]
     while free:
@@ -133,7 +136,11 @@ def _filled(
         held = sum((fixed or {}).values())
         raise DisbudError(
             f"the density rule cannot keep {budget:,} weights: "
-            + (f"the layers it fixes need {held:,.0f} already" if held > budget else f"it reaches {spent:,.0f} at most")
+            + (
+                f"the layers it fixes need {held:,.0f} already"
+                if held > budget
+                else f"it reaches {spent:,.0f} at most"
+            )
         )
     return [counts.get(i, 0.0) for i in range(len(layers))]
 

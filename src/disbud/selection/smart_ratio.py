@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from disbud.errors import DisbudError, unknown_name
 from disbud.graph.layers import Layer
 
 # The raw weight of layer l of n, before scaling; k = n - l + 1 counts layers from the output.
-SHAPES = {
+SHAPES: dict[str, Callable[[int], int]] = {
     "quadratic": lambda k: k * k + k,
     "linear": lambda k: k,
     "cubic": lambda k: k**3,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from disbud.errors import DisbudError
+from disbud.selection import flags
 
 _CHUNK = 1 << 20  # scores looked at in one go: temporaries stay in cache and small next to the scores
 _RANKED = 1 << 18  # so many scores are ranked outright
@@ -37,7 +38,7 @@ def keep_highest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     threshold, ties = _kth_highest(list(flat.values()), count, low, high)
     masks = {}
     for name, part in flat.items():
-        mask = part > threshold
+        mask = flags.above(part, threshold)
         if ties:
             ties -= _keep_first(mask, part, threshold, ties)
         masks[name] = mask.view(scores[name].shape)
@@ -111,8 +112,8 @@ def _kth_highest(parts: list[Tensor], count: int, low: float, high: float) -> tu
         slack = 0.0 if poor_cut else 3 * math.sqrt(len(sample))
         a = float(sample[max(0, math.floor(rank - slack))])
         b = float(sample[min(len(sample) - 1, math.floor(rank + slack))])
-        above_b = sum(int(torch.count_nonzero(chunk > b)) for chunk in _chunks(parts))
-        below_a = sum(int(torch.count_nonzero(chunk < a)) for chunk in _chunks(parts))
+        above_b = sum(flags.count(flags.above(chunk, b)) for chunk in _chunks(parts))
+        below_a = sum(flags.count(flags.below(chunk, a)) for chunk in _chunks(parts))
         if count <= above_b:
             low, below = _next(b, math.inf, parts[0].dtype), total - above_b
         elif count > total - below_a:
@@ -123,8 +124,8 @@ def _kth_highest(parts: list[Tensor], count: int, low: float, high: float) -> tu
     if low >= high:
         return low, count - above
     pool = _gathered(parts, low, high)
-    threshold = float(torch.kthvalue(pool, len(pool) - (count - above) + 1).values)
-    return threshold, count - above - int(torch.count_nonzero(pool > threshold))
+    threshold = flags.ranked(pool, len(pool) - (count - above))
+    return threshold, count - above - flags.count(flags.above(pool, threshold))
 
 
 def _chunks(parts: list[Tensor]) -> Iterator[Tensor]:
@@ -133,17 +134,20 @@ def _chunks(parts: list[Tensor]) -> Iterator[Tensor]:
 
 
 def _gathered(parts: list[Tensor], low: float, high: float) -> Tensor:
-    return torch.cat([chunk[(chunk >= low) & (chunk <= high)] for chunk in _chunks(parts)])
+    return torch.cat([_between(chunk, low, high) for chunk in _chunks(parts)])
+
+
+def _between(values: Tensor, low: float, high: float) -> Tensor:
+    return flags.pick(values, ~(flags.below(values, low) | flags.above(values, high)))
 
 
 def _sample(parts: list[Tensor], low: float, high: float, inside: int) -> Tensor:
     """Some entries of [low, high], sorted: evenly spaced ones, or all where few of the spaced ones lie inside."""
     stride = max(1, inside // _SAMPLE) | 1  # odd, so that it does not step in time with the shapes of layers
-    spaced = torch.cat([part[::stride] for part in parts])
-    spaced = spaced[(spaced >= low) & (spaced <= high)]
+    spaced = _between(torch.cat([part[::stride] for part in parts]), low, high)
     if len(spaced) * 8 < _SAMPLE:
         spaced = _gathered(parts, low, high)[::stride]
-    return spaced.sort().values
+    return flags.ascending(spaced)
 
 
 def _next(value: float, towards: float, dtype: torch.dtype) -> float:
@@ -152,6 +156,6 @@ def _next(value: float, towards: float, dtype: torch.dtype) -> float:
 
 def _keep_first(mask: Tensor, part: Tensor, value: float | bool, most: int) -> int:
     """Set the mask at the first `most` entries equal to `value`; says how many there were."""
-    equal = (part == value).nonzero().view(-1)[:most]
+    equal = flags.places(flags.equal(part, value))[:most]
     mask[equal] = True
     return len(equal)

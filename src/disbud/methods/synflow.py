@@ -1,0 +1,49 @@
+"""SynFlow: which weights carry the flow of a signal through the network, without a look at data (Tanaka et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from disbud.errors import DisbudError, unknown_name
+from disbud.isolation import device_of
+from disbud.methods.flow import Network, ones_like_example
+from disbud.methods.scoring import Scoring, Tensors
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def synflow(s: Scoring, *, biases: str, dtype: str) -> Tensors:
+    """theta * dR/dtheta with theta = abs(w) and R = 1^T (prod_l abs(W_l)) 1 (Tanaka et al. 2020, eqs. 3 and 5)."""
+    return _scores(s, torch.abs, biases=biases, dtype=dtype)
+
+
+def synflow_l2(s: Scoring, *, biases: str, dtype: str) -> Tensors:
+    """theta * dR/dtheta with theta = w^2 and R = 1^T (prod_l W_l^2) 1."""
+    return _scores(s, torch.square, biases=biases, dtype=dtype)
+
+
+def _scores(s: Scoring, magnitude: Callable[[Tensor], Tensor], *, biases: str, dtype: str) -> Tensors:
+    """Up to one power of two, common to all layers, by which R would leave the range of floating-point numbers."""
+    network = s.memo.get("network")
+    if not isinstance(network, Network):
+        network = _network(s, magnitude, biases, dtype)
+        s.memo["network"] = network
+    network.prune()
+    return network.sensitivities()
+
+
+def _network(s: Scoring, magnitude: Callable[[Tensor], Tensor], biases: str, dtype: str) -> Network:
+    if biases not in ("drop", "abs"):
+        raise unknown_name("treatment of biases", biases, ("drop", "abs"))
+    if dtype not in _DTYPES:
+        raise unknown_name("dtype to score in", dtype, _DTYPES)
+    if s.example is None:
+        raise DisbudError(
+            "SynFlow sends a signal of ones through the model and must know the shape of its input: give example=..., "
+            "such as torch.zeros(1, 3, 32, 32), or a tuple or dict of inputs; its numbers do not matter"
+        )
+    inputs = ones_like_example(s.example, _DTYPES[dtype], device_of(s.model))
+    return Network(s, magnitude, inputs, keep_biases=biases == "abs", dtype=_DTYPES[dtype])

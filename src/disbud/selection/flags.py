@@ -1,0 +1,78 @@
+"""Comparing, counting, gathering and ranking: on a CPU by numpy, which is two to thirty times faster at it than torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_SHARED = (torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
+_CHUNK = 1 << 15
+
+
+def above(values: Tensor, bound: float) -> Tensor:
+    """values > bound."""
+    shared = _shared(values)
+    return values > bound if shared is None else torch.from_numpy(shared > shared.dtype.type(bound))
+
+
+def below(values: Tensor, bound: float) -> Tensor:
+    """values < bound."""
+    shared = _shared(values)
+    return values < bound if shared is None else torch.from_numpy(shared < shared.dtype.type(bound))
+
+
+def equal(values: Tensor, bound: float) -> Tensor:
+    """values == bound."""
+    shared = _shared(values)
+    return values == bound if shared is None else torch.from_numpy(shared == shared.dtype.type(bound))
+
+
+def count(flags: Tensor) -> int:
+    """How many are set."""
+    shared = _shared(flags)
+    return int(torch.count_nonzero(flags) if shared is None else np.count_nonzero(shared))
+
+
+def places(flags: Tensor) -> Tensor:
+    """Where a flat tensor of flags is set; in 32 bits where they fit."""
+    dtype = torch.int32 if flags.numel() < 2**31 else torch.int64
+    shared = _shared(flags)
+    if shared is None:
+        return flags.nonzero().view(-1).to(dtype)
+    starts = range(0, len(shared), _CHUNK)
+    found = [np.flatnonzero(shared[start : start + _CHUNK]) for start in starts]
+    width = np.int32 if dtype == torch.int32 else np.int64
+    parts = [(part + start).astype(width) for part, start in zip(found, starts, strict=True)]
+    return torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, dtype=dtype)
+
+
+def pick(values: Tensor, flags: Tensor) -> Tensor:
+    """The entries of a flat tensor where the flags are set."""
+    shared, chosen = _shared(values), _shared(flags)
+    return values[flags] if shared is None or chosen is None else torch.from_numpy(shared[chosen])
+
+
+def ascending(values: Tensor) -> Tensor:
+    """A flat tensor's entries in order."""
+    shared = _shared(values)
+    return values.sort().values if shared is None else torch.from_numpy(np.sort(shared))
+
+
+def ranked(values: Tensor, rank: int) -> float:
+    """The entry of a flat tensor that so many others come before, in ascending order."""
+    shared = _shared(values)
+    return float(torch.kthvalue(values, rank + 1).values if shared is None else np.partition(shared, rank)[rank])
+
+
+def _shared(tensor: Tensor) -> NDArray[np.number] | None:
+    """The tensor's own memory as an array, where numpy can read it."""
+    if tensor.device.type != "cpu" or tensor.dtype not in _SHARED:
+        return None
+    array: NDArray[np.number] = tensor.detach().numpy()
+    return array
