@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import disbud
 from disbud.errors import DisbudError
@@ -76,7 +77,7 @@ SEEN: list[dict[str, Tensor]] = []
 def noted(s: Scoring) -> dict[str, Tensor]:
     """Random scores that note the masks of the round before; the first round has none."""
     SEEN.append({name: mask.clone() for name, mask in (s.masks or {}).items()})
-    return {name: torch.rand(w.shape, generator=s.generator) for name, w in s.weights.items()}
+    return {name: torch.rand(w.shape, generator=s.generator(name)) for name, w in s.weights.items()}
 
 
 def constant(s: Scoring) -> dict[str, Tensor]:
@@ -272,3 +273,27 @@ def test_the_origin_says_how_the_ticket_came_about() -> None:
     }  # fmt: skip
     assert origin.evidence is not None
     assert (origin.evidence["batches"], origin.evidence["examples"]) == (3, 18)
+
+
+def test_random_draws_depend_on_method_layer_and_seed_alone() -> None:
+    model = nn.Sequential(nn.Linear(40, 40, bias=False), nn.Linear(40, 40, bias=False))
+    erk = disbud.prune(model, "random-erk", sparsity=0.5)
+    control = disbud.prune(model, "random-like", densities=erk)
+    assert control.densities() == erk.densities()
+    assert 0.2 < (control & erk).kept / (control | erk).kept < 0.5  # 1/3 by chance
+    assert not torch.equal(erk.masks["0.weight"], erk.masks["1.weight"])
+    alone = disbud.prune(model, "random-erk", sparsity=0.5, include="1.weight")
+    assert torch.equal(alone.masks["1.weight"], erk.masks["1.weight"])
+
+
+def test_batches_do_where_an_example_is_asked_for() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
+    loader = DataLoader(
+        TensorDataset(torch.randn(20, 3, 8, 8), torch.arange(20) % 5), batch_size=4, shuffle=True
+    )
+    before = torch.random.get_rng_state()
+    ticket = disbud.prune(model, "synflow", sparsity=0.9, batches=loader)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert ticket == disbud.prune(model, "synflow", sparsity=0.9, example=torch.zeros(1, 3, 8, 8))
+    with pytest.raises(disbud.DisbudError, match="give example="):
+        disbud.prune(model, "synflow", sparsity=0.9, batches=[{"images": torch.zeros(1, 3, 8, 8)}])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from disbud.errors import DisbudError, unknown_name
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore
+    import pandas
 
     from disbud.origin import Json
 

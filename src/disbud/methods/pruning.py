@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from disbud.methods.evidence import Evidence, Loss, cross_entropy
 from disbud.methods.scoring import Score, Scoring, Tensors
 from disbud.origin import Json, Origin
 from disbud.parameters import canonical, fingerprint
-from disbud.seeds import generator
+from disbud.seeds import generator, global_streams
 from disbud.selection import (
     RULES,
     Densities,
@@ -91,7 +92,8 @@ def prune(
     Exactly round((1 - sparsity) * N) of the N prunable weights are kept. `batches` is any iterable of batches; (x, y)
     pairs need no `loss`, other batches need `loss(model, batch)`, which returns their mean loss. Of (x, y) data with
     class labels the first `examples_per_class` of each class are used, regrouped into batches of `batch_size`; None
-    uses every batch as it comes. `example` is an input, a tuple or a dict of inputs, for methods that look at no data.
+    uses every batch as it comes. `example` is an input, a tuple or a dict of inputs, for methods that look at no data;
+    (x, y) batches do as well.
 
     `densities` gives each layer its own budget: a rule ("uniform", "erk", "smart-ratio", ...), a ticket, or densities
     by layer name; by default the method's own. `rounds`, `schedule`, `regrowth` and `batch_norm` (the mode BatchNorm
@@ -109,12 +111,13 @@ def prune(
     _check_sparsity_given(sparsity, densities)
     inner = bare(model)
     layers = prunable(inner, include=include, exclude=exclude, example=example)
+    example = _example(entry, example, batches, seed)
     plan = _plan(
         entry, inner, settings, densities=densities, rounds=rounds, schedule=schedule, keep=keep, regrowth=regrowth,
         batch_norm=batch_norm,
     )  # fmt: skip
     evidence = _evidence(entry, batches, examples_per_class, batch_size, plan.rounds)
-    scoring = _scoring(inner, layers, evidence=evidence, loss=loss, example=example, seed=seed)
+    scoring = _scoring(entry.name, inner, layers, evidence=evidence, loss=loss, example=example, seed=seed)
     with isolated(inner, seed=seed, batch_norm=plan.batch_norm):
         masks = _masks(plan, scoring, sparsity)
     resolved = plan.to_json() | {"include": _json(include), "exclude": _json(exclude)}
@@ -166,9 +169,10 @@ def scores(
     entry = find("method", method, CATALOGUE)
     inner = bare(model)
     layers = prunable(inner, include=include, exclude=exclude, example=example)
+    example = _example(entry, example, batches, seed)
     plan = _plan(entry, inner, settings, batch_norm=batch_norm)
     evidence = _evidence(entry, batches, examples_per_class, batch_size, 1)
-    scoring = _scoring(inner, layers, evidence=evidence, loss=loss, example=example, seed=seed)
+    scoring = _scoring(entry.name, inner, layers, evidence=evidence, loss=loss, example=example, seed=seed)
     if ticket is not None:
         ticket.check(inner)
         scoring.masks = {
@@ -210,7 +214,8 @@ def _groups(plan: _Plan, layers: Sequence[Layer], sparsity: float | None) -> lis
         return [_Group(tuple(layer.name for layer in layers), total, kept_count(sparsity, total), sparsity)]
     counts = allocate(plan.densities, layers, sparsity, **plan.rule_settings)
     return [
-        _Group((x.name,), x.size, counts[x.name], 1 - counts[x.name] / x.size if x.size else 0.0) for x in layers
+        _Group((x.name,), x.size, counts[x.name], 1 - counts[x.name] / x.size if x.size else 0.0)
+        for x in layers
     ]
 
 
@@ -308,7 +313,11 @@ def _check_sparsity_given(sparsity: float | None, densities: Densities | None) -
 
 
 def _evidence(
-    entry: Method, batches: Iterable[object] | None, examples_per_class: int | None, batch_size: int, rounds: int
+    entry: Method,
+    batches: Iterable[object] | None,
+    examples_per_class: int | None,
+    batch_size: int,
+    rounds: int,
 ) -> Evidence | None:
     if entry.needs != "batches":
         return None
@@ -320,7 +329,20 @@ def _evidence(
     return Evidence(batches, examples_per_class, batch_size, rounds)
 
 
+def _example(
+    entry: Method, example: Example | None, batches: Iterable[object] | None, seed: int
+) -> Example | None:
+    """The input whose shape a method without data needs: where only (x, y) batches are given, the first x."""
+    if example is not None or entry.needs != "example" or batches is None:
+        return example
+    with global_streams(seed, "example"):  # a loader draws from them
+        first = next(iter(batches), None)
+    pair = isinstance(first, tuple | list) and len(first) == 2
+    return first[0] if pair and isinstance(first[0], Tensor) else None  # type: ignore[index]
+
+
 def _scoring(
+    method: str,
     model: nn.Module,
     layers: Sequence[Layer],
     *,
@@ -333,9 +355,13 @@ def _scoring(
     for layer in layers:
         weight = model.get_parameter(names[layer.name]).detach()
         if weight.is_meta:
-            raise DisbudError(f"{layer.name} is on the meta device and holds no values; materialise the model first")
+            raise DisbudError(
+                f"{layer.name} is on the meta device and holds no values; materialise the model first"
+            )
         if weight.numel() and not torch.isfinite(torch.stack(torch.aminmax(weight))).all():
-            raise DisbudError(f"{layer.name} holds NaN or infinite weights, so no score can be drawn from the model")
+            raise DisbudError(
+                f"{layer.name} holds NaN or infinite weights, so no score can be drawn from the model"
+            )
     return Scoring(
         model,
         layers,
@@ -343,7 +369,8 @@ def _scoring(
         evidence=evidence,
         loss=loss or cross_entropy,
         example=example,
-        generator=generator(seed, "mask"),
+        # Two methods with one seed draw different tickets, so that a control is not a copy of what it controls.
+        streams=partial(generator, seed, "mask", method),
     )
 
 

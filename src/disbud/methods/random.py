@@ -10,5 +10,6 @@ from disbud.methods.scoring import Scoring, Tensors
 def random(s: Scoring) -> Tensors:
     """U(0, 1), drawn on the CPU so that every device draws the same ticket."""
     return {
-        name: torch.rand(weight.shape, generator=s.generator).to(weight.device) for name, weight in s.weights.items()
+        name: torch.rand(weight.shape, generator=s.generator(name)).to(weight.device)
+        for name, weight in s.weights.items()
     }

@@ -34,7 +34,7 @@ class Scoring:
         evidence: Evidence | None,
         loss: Loss,
         example: Example | None,
-        generator: torch.Generator,
+        streams: Callable[..., torch.Generator],
     ) -> None:
         owned = dict(model.named_parameters())
         self.model = model
@@ -42,12 +42,12 @@ class Scoring:
         self.weights: Tensors = {layer.name: owned[names[layer.name]].detach() for layer in layers}
         self.dropped: Tensors | None = None
         self.example = example
-        self.generator = generator
         self.round = 0
         self.memo: dict[str, object] = {}  # what a score carries from one round to the next
         self._places = _places(model, names)
         self._evidence = evidence
         self._loss = loss
+        self._streams = streams
         self._masks: Tensors | None = None
         self._positions: Tensors | None = None
 
@@ -81,6 +81,10 @@ class Scoring:
         self.dropped = {name: where[name].index_select(0, places(~choice)) for name, choice in chosen.items()}
         self._positions = {name: pick(where[name], choice) for name, choice in chosen.items()}
         self._masks = None
+
+    def generator(self, layer: str) -> torch.Generator:
+        """The random stream of one layer in this round: no layer's draws depend on the others or on their order."""
+        return self._streams(layer, self.round)
 
     def masked(self) -> Tensors:
         """The weights with those pruned so far at zero."""

@@ -45,11 +45,13 @@ def places(flags: Tensor) -> Tensor:
     shared = _shared(flags)
     if shared is None:
         return flags.nonzero().view(-1).to(dtype)
-    starts = range(0, len(shared), _CHUNK)
-    found = [np.flatnonzero(shared[start : start + _CHUNK]) for start in starts]
-    width = np.int32 if dtype == torch.int32 else np.int64
-    parts = [(part + start).astype(width) for part, start in zip(found, starts, strict=True)]
-    return torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, dtype=dtype)
+    found = np.empty(np.count_nonzero(shared), np.int32 if dtype == torch.int32 else np.int64)
+    done = 0
+    for start in range(0, len(shared), _CHUNK):  # numpy's places take 64 bits; a chunk of them stays in cache
+        part = np.flatnonzero(shared[start : start + _CHUNK])
+        np.add(part, start, out=found[done : done + len(part)], casting="same_kind")
+        done += len(part)
+    return torch.from_numpy(found)
 
 
 def pick(values: Tensor, flags: Tensor) -> Tensor:

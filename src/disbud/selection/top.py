@@ -1,14 +1,15 @@
 """Exactly the highest scores over many layers, without gathering or sorting them all.
 
 The k-th highest value is found by narrowing an interval that holds it: a sample of the scores in the interval gives
-a narrower one, a counting pass says whether the value is inside, and once few scores are left they are ranked
-outright. The result does not depend on the sample, only the number of passes does.
+a narrower one, and one sweep says whether the value is inside and collects what is, to be ranked outright if it is
+little. The result does not depend on the sample, only the number of sweeps does; mostly there is one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +17,8 @@ from torch import Tensor
 from disbud.errors import DisbudError
 from disbud.selection import flags
 
-_CHUNK = 1 << 20  # scores looked at in one go: temporaries stay in cache and small next to the scores
-_RANKED = 1 << 18  # so many scores are ranked outright
+_CHUNK = 1 << 17  # scores looked at in one go: they and all temporaries stay in cache, and small next to the scores
+_RANKED = 1 << 20  # so many scores are ranked outright
 _SAMPLE = 1 << 14
 
 
@@ -32,15 +33,17 @@ def keep_highest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     total = sum(part.numel() for part in flat.values())
     if not 0 <= count <= total:
         raise DisbudError(f"cannot keep {count} of {total} scores")
-    low, high = _bounds(flat)
-    if count == 0 or count == total:
+    if count in (0, total):
+        _sweep(flat, 0.0, 0.0)  # scores that cannot be ranked are an error whatever is asked of them
         return {name: torch.full_like(part, count > 0, dtype=torch.bool) for name, part in scores.items()}
-    threshold, ties = _kth_highest(list(flat.values()), count, low, high)
+    threshold, ties = _kth_highest(flat, count)
     masks = {}
     for name, part in flat.items():
-        mask = flags.above(part, threshold)
-        if ties:
-            ties -= _keep_first(mask, part, threshold, ties)
+        mask = torch.empty_like(part, dtype=torch.bool)
+        for chunk, chosen in zip(part.split(_CHUNK), mask.split(_CHUNK), strict=True):
+            chosen.copy_(flags.above(chunk, threshold))
+            if ties:
+                ties -= _keep_first(chosen, chunk, threshold, ties)
         masks[name] = mask.view(scores[name].shape)
     return masks
 
@@ -83,58 +86,84 @@ def _flattened(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return flat
 
 
-def _bounds(flat: Mapping[str, Tensor]) -> tuple[float, float]:
-    """The lowest and highest score; NaN and infinity are errors that name the layer."""
-    low, high = math.inf, -math.inf
-    for name, part in flat.items():
-        if not part.numel():
-            continue
-        least, most = (float(bound) for bound in torch.aminmax(part))
-        if not (math.isfinite(least) and math.isfinite(most)):
-            kind = "NaN" if math.isnan(least) or math.isnan(most) else "infinite"
-            raise DisbudError(
-                f"the scores of {name} hold {kind} values, so they cannot be ranked; likely causes are "
-                "weights or inputs that are not finite, a loss that overflows, or half precision (score in float32)"
-            )
-        low, high = min(low, least), max(high, most)
-    return low, high
-
-
-def _kth_highest(parts: list[Tensor], count: int, low: float, high: float) -> tuple[float, int]:
+def _kth_highest(flat: Mapping[str, Tensor], count: int) -> tuple[float, int]:
     """The value of rank `count` from the top, and how many entries equal to it are among the `count` highest."""
-    total = sum(part.numel() for part in parts)
-    above = below = 0  # how many entries lie outside [low, high], which holds the value
+    parts = list(flat.values())
+    inside = total = sum(part.numel() for part in parts)
+    low, high = -math.inf, math.inf  # the interval that holds the value,
+    above = below = 0  # and how many entries lie outside on either side
     poor_cut = False
-    while low < high and (inside := total - above - below) > _RANKED:
-        sample = _sample(parts, low, high, inside)
-        rank = (1 - (count - above) / inside) * len(sample)
-        # An interval around the expected rank cuts deepest, a single pivot always cuts, also among equal scores.
-        slack = 0.0 if poor_cut else 3 * math.sqrt(len(sample))
-        a = float(sample[max(0, math.floor(rank - slack))])
-        b = float(sample[min(len(sample) - 1, math.floor(rank + slack))])
-        above_b = sum(flags.count(flags.above(chunk, b)) for chunk in _chunks(parts))
-        below_a = sum(flags.count(flags.below(chunk, a)) for chunk in _chunks(parts))
-        if count <= above_b:
-            low, below = _next(b, math.inf, parts[0].dtype), total - above_b
-        elif count > total - below_a:
-            high, above = _next(a, -math.inf, parts[0].dtype), total - below_a
+    while True:
+        a, b = low, high
+        if inside > _RANKED // 4:
+            sample = _sample(parts, low, high, inside)
+            rank = (1 - (count - above) / inside) * len(sample)
+            # An interval around the expected rank cuts deepest, a single pivot always cuts, also among equal scores.
+            slack = 0.0 if poor_cut else 3 * math.sqrt(len(sample))
+            a = float(sample[min(len(sample) - 1, max(0, math.floor(rank - slack)))])
+            b = float(sample[min(len(sample) - 1, max(0, math.floor(rank + slack)))])
+        swept = _sweep(flat, a, b)
+        if count <= swept.above:
+            low, below = _next(b, math.inf, parts[0].dtype), total - swept.above
+        elif count > total - swept.below:
+            high, above = _next(a, -math.inf, parts[0].dtype), total - swept.below
         else:
-            low, high, above, below = a, b, above_b, below_a
+            low, high, above, below = a, b, swept.above, swept.below
+            if swept.inside is not None:
+                break
+        low, high = max(low, swept.least), min(high, swept.most)
+        if low >= high:
+            return low, count - above
         poor_cut = total - above - below > inside / 2
-    if low >= high:
-        return low, count - above
-    pool = _gathered(parts, low, high)
+        inside = total - above - below
+    pool = swept.inside
     threshold = flags.ranked(pool, len(pool) - (count - above))
     return threshold, count - above - flags.count(flags.above(pool, threshold))
 
 
-def _chunks(parts: list[Tensor]) -> Iterator[Tensor]:
-    for part in parts:
-        yield from part.split(_CHUNK)
+class _Swept(NamedTuple):
+    """How many entries lie above and below an interval, the entries inside it if they are few, and the extremes."""
+
+    above: int
+    below: int
+    inside: Tensor | None
+    least: float
+    most: float
+
+
+def _sweep(flat: Mapping[str, Tensor], low: float, high: float) -> _Swept:
+    """One look at all scores; NaN and infinity are errors that name the layer."""
+    above = below = found = 0
+    least, most = math.inf, -math.inf
+    inside: list[Tensor] = []
+    for name, part in flat.items():
+        for chunk in part.split(_CHUNK):
+            if not chunk.numel():
+                continue
+            extremes = [float(extreme) for extreme in torch.aminmax(chunk)]
+            if not all(map(math.isfinite, extremes)):
+                raise _not_finite(name, extremes)
+            least, most = min(least, extremes[0]), max(most, extremes[1])
+            over, under = flags.above(chunk, high), flags.below(chunk, low)
+            outside = flags.count(over), flags.count(under)
+            above, below = above + outside[0], below + outside[1]
+            found += chunk.numel() - sum(outside)
+            if found <= _RANKED:
+                inside.append(flags.pick(chunk, ~(over | under)))
+    pool = None if found > _RANKED else torch.cat(inside) if inside else torch.empty(0)
+    return _Swept(above, below, pool, least, most)
+
+
+def _not_finite(name: str, extremes: list[float]) -> DisbudError:
+    kind = "NaN" if any(map(math.isnan, extremes)) else "infinite"
+    return DisbudError(
+        f"the scores of {name} hold {kind} values, so they cannot be ranked; likely causes are weights or inputs "
+        "that are not finite, a loss that overflows, or half precision (score in float32)"
+    )
 
 
 def _gathered(parts: list[Tensor], low: float, high: float) -> Tensor:
-    return torch.cat([_between(chunk, low, high) for chunk in _chunks(parts)])
+    return torch.cat([_between(chunk, low, high) for part in parts for chunk in part.split(_CHUNK)])
 
 
 def _between(values: Tensor, low: float, high: float) -> Tensor:
