@@ -297,3 +297,24 @@ def test_batches_do_where_an_example_is_asked_for() -> None:
     assert ticket == disbud.prune(model, "synflow", sparsity=0.9, example=torch.zeros(1, 3, 8, 8))
     with pytest.raises(disbud.DisbudError, match="give example="):
         disbud.prune(model, "synflow", sparsity=0.9, batches=[{"images": torch.zeros(1, 3, 8, 8)}])
+
+
+def test_a_method_of_ones_own_is_known_by_name() -> None:
+    @disbud.method("test-power", "abs(w) to a power", power=2.0)
+    def power(s: Scoring, *, power: float) -> dict[str, Tensor]:
+        return {name: weight.abs() ** power for name, weight in s.weights.items()}
+
+    try:
+        model = nn.Linear(9, 9, bias=False)
+        ticket = disbud.prune(model, "test-power", sparsity=0.5, rounds=3)
+        assert ticket == disbud.prune(model, "magnitude", sparsity=0.5)
+        assert ticket.origin.settings["power"] == 2.0
+        assert disbud.prune(model, "test-power", sparsity=0.5, power=-1.0) != ticket
+        with pytest.raises(DisbudError, match="did you mean 'power'"):
+            disbud.prune(model, "test-power", sparsity=0.5, powr=1)
+        with pytest.raises(DisbudError, match="there is a method 'snip' already"):
+            disbud.method("snip", "another")(power)
+        with pytest.raises(DisbudError, match="needs 'batches', 'example', or nothing"):
+            disbud.method("test-other", "another", needs="data")
+    finally:
+        del CATALOGUE["test-power"]

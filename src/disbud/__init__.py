@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from disbud import data, interventions, measures, models
     from disbud.errors import DisbudError, TicketError
     from disbud.graph import Layer, prunable
+    from disbud.methods.catalogue import method
     from disbud.methods.pruning import prune, scores
     from disbud.origin import Origin
     from disbud.ticket import Ticket
@@ -25,6 +26,7 @@ _HOMES = {
     "Result": "training",
     "Ticket": "ticket",
     "TicketError": "errors",
+    "method": "methods.catalogue",
     "prunable": "graph",
     "prune": "methods.pruning",
     "scores": "methods.pruning",
@@ -44,6 +46,7 @@ __all__ = [
     "data",
     "interventions",
     "measures",
+    "method",
     "models",
     "prunable",
     "prune",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from disbud.catalogue import Entry
+from disbud.catalogue import Entry, Value
+from disbud.errors import DisbudError
+
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,22 @@ _METHODS = [
         source="Gale et al. 2019",
         densities="uniform-plus",
     ),
-    Method("random-er", "random, Erdos-Renyi densities", _RANDOM, source="Mocanu et al. 2018", densities="er"),
-    Method("random-erk", "random, Erdos-Renyi-kernel densities", _RANDOM, source="Evci et al. 2020", densities="erk"),
-    Method("random-igq", "random, ideal-gas-quota densities", _RANDOM, source="Chen et al. 2022", densities="igq"),
-    Method("random-like", "random, the densities of another ticket (densities=TICKET)", _RANDOM, densities="like"),
+    Method(
+        "random-er", "random, Erdos-Renyi densities", _RANDOM, source="Mocanu et al. 2018", densities="er"
+    ),
+    Method(
+        "random-erk",
+        "random, Erdos-Renyi-kernel densities",
+        _RANDOM,
+        source="Evci et al. 2020",
+        densities="erk",
+    ),
+    Method(
+        "random-igq", "random, ideal-gas-quota densities", _RANDOM, source="Chen et al. 2022", densities="igq"
+    ),
+    Method(
+        "random-like", "random, the densities of another ticket (densities=TICKET)", _RANDOM, densities="like"
+    ),
     Method(
         "smart-ratio",
         "random, densities that fall with depth: a 'random ticket'",
@@ -52,7 +69,13 @@ _METHODS = [
     Method("magnitude", "the largest weights over all layers", _MAGNITUDE),
     Method("magnitude-uniform", "the largest weights of each layer", _MAGNITUDE, densities="uniform"),
     Method("magnitude-erk", "the largest weights of each layer, ERK densities", _MAGNITUDE, densities="erk"),
-    Method("snip", "the loss's sensitivity to each weight", f"{_SNIP}:snip", source="Lee et al. 2019", needs="batches"),
+    Method(
+        "snip",
+        "the loss's sensitivity to each weight",
+        f"{_SNIP}:snip",
+        source="Lee et al. 2019",
+        needs="batches",
+    ),
     Method(
         "iterative-snip",
         "SNIP scored again on the pruned net",
@@ -109,3 +132,61 @@ _METHODS = [
 ]
 
 CATALOGUE: dict[str, Method] = {method.name: method for method in _METHODS}
+
+
+def method(
+    name: str,
+    summary: str,
+    *,
+    source: str = "",
+    needs: str = "",
+    densities: str | None = None,
+    rounds: int = 1,
+    schedule: str = "exponential",
+    regrowth: bool = False,
+    batch_norm: str = "train",
+    revision: int = 1,
+    **settings: Value,
+) -> Callable[[Function], Function]:
+    """Make a score function of one's own a method that `prune` and `scores` know by name.
+
+    The function takes a `Scoring` and gives a score for each weight, the highest of which are kept; `settings` are its
+    keyword arguments and their defaults.
+
+    >>> import disbud, torch
+    >>> @disbud.method("smallest", "the smallest weights")
+    ... def smallest(s):
+    ...     return {name: -weight.abs() for name, weight in s.weights.items()}
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> ticket = disbud.prune(layer, "smallest", sparsity=0.5)
+    >>> bool(layer.weight[ticket.masks["weight"]].abs() <= layer.weight.abs().min())
+    True
+    """
+    if needs not in ("", "batches", "example"):
+        raise DisbudError(f"a method needs 'batches', 'example', or nothing, not {needs!r}")
+
+    def register(function: Function) -> Function:
+        reference = f"{function.__module__}:{function.__qualname__}"
+        known = CATALOGUE.get(name)
+        if known is not None and known.function != reference:
+            raise DisbudError(
+                f"there is a method {name!r} already ({known.function}); give yours another name"
+            )
+        CATALOGUE[name] = _Given(
+            name, summary, reference, settings, revision, source, needs, densities, rounds, schedule, regrowth,
+            batch_norm, given=function,
+        )  # fmt: skip
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class _Given(Method):
+    """A method whose function was handed over, and need not be importable by name."""
+
+    given: Callable[..., object] | None = None
+
+    def load(self) -> Callable[..., object]:
+        assert self.given is not None
+        return self.given

@@ -57,7 +57,10 @@ def places(flags: Tensor) -> Tensor:
 def pick(values: Tensor, flags: Tensor) -> Tensor:
     """The entries of a flat tensor where the flags are set."""
     shared, chosen = _shared(values), _shared(flags)
-    return values[flags] if shared is None or chosen is None else torch.from_numpy(shared[chosen])
+    if shared is None or chosen is None:
+        return values[flags]
+    few = 8 * np.count_nonzero(chosen) < len(chosen)
+    return torch.from_numpy(shared[np.flatnonzero(chosen) if few else chosen])
 
 
 def ascending(values: Tensor) -> Tensor:

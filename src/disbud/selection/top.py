@@ -185,6 +185,9 @@ def _next(value: float, towards: float, dtype: torch.dtype) -> float:
 
 def _keep_first(mask: Tensor, part: Tensor, value: float | bool, most: int) -> int:
     """Set the mask at the first `most` entries equal to `value`; says how many there were."""
-    equal = flags.places(flags.equal(part, value))[:most]
+    found = flags.equal(part, value)
+    if not flags.count(found):
+        return 0
+    equal = flags.places(found)[:most]
     mask[equal] = True
     return len(equal)
