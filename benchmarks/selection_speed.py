@@ -1,7 +1,8 @@
 """Claim: the highest of 100 million scores are selected in under 3 seconds and 1 GB beyond the scores, exactly.
 
-One thread, Linux; printed are the seconds of the processor and the growth of the peak resident size, masks included. The scores lie in layers
-of unequal size, as normal magnitudes, as SynFlow's products of magnitudes, and as few distinct values (all ties).
+One thread, Linux; printed are the seconds of the processor and the growth of the peak resident size, masks included.
+The scores lie in layers of unequal size, as normal magnitudes, as SynFlow's products of magnitudes, and as few distinct
+values (all ties).
 """
 
 from __future__ import annotations
@@ -51,11 +52,15 @@ def reset_peak() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--total", type=int, default=100_000_000)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread, {given.total:,} scores")
+    print(
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread, {given.total:,} scores"
+    )
     print(f"{'scores':<12}{'density':>8}{'seconds':>10}{'claim':>7}{'MB beyond':>12}{'claim':>7}")
     held = True
     keep_highest(scores("normal", 100_000), 10)  # what is loaded on first use is no part of it

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 import disbud
 from disbud.errors import DisbudError
@@ -40,7 +40,13 @@ def norm(p: P, name: str, x: Tensor) -> Tensor:
 
 def mlp() -> nn.Module:
     return nn.Sequential(
-        nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 7), nn.ReLU6(), nn.Dropout(0.5), nn.Linear(7, 3), nn.Softmax(1)
+        nn.Linear(6, 8),
+        nn.Tanh(),
+        nn.Linear(8, 7),
+        nn.ReLU6(),
+        nn.Dropout(0.5),
+        nn.Linear(7, 3),
+        nn.Softmax(1),
     )
 
 
@@ -102,7 +108,11 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.stem, self.first, self.second = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 1),
+            nn.Conv2d(4, 4, 1),
+        )
         self.head = nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,7 +140,10 @@ class Tied(nn.Module):
 
     def forward(self, x: Tensor, *, scale: Tensor) -> dict[str, object]:
         y = self.b(torch.tanh(self.a(x))) * scale
-        return {"decoded": (F.linear(y, self.a.weight.t()), y.detach()), "unused": self.unused(torch.ones(6).to(x))}
+        return {
+            "decoded": (F.linear(y, self.a.weight.t()), y.detach()),
+            "unused": self.unused(torch.ones(6).to(x)),
+        }
 
 
 def tied_by_hand(p: P, x: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
@@ -280,7 +293,9 @@ def assert_close(found: P, expected: P, tolerance: float) -> None:
     size = sum(float(score.double().sum()) for score in found.values())
     factor = sum(float(score.sum()) for score in expected.values()) / size if size else 1.0
     for name, score in expected.items():
-        torch.testing.assert_close(found[name].double() * factor, score, rtol=tolerance, atol=tolerance * float(score.max()))
+        torch.testing.assert_close(
+            found[name].double() * factor, score, rtol=tolerance, atol=tolerance * float(score.max())
+        )
 
 
 @pytest.mark.parametrize("density", [1.0, 0.6, 0.1])
@@ -308,7 +323,9 @@ def test_l2_scores_are_those_of_squared_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_carrying_exponents_changes_nothing_but_a_power_of_two(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_carrying_exponents_changes_nothing_but_a_power_of_two(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(signals, "_SETTLED", 0)  # every signal is rescaled after every operation
     case = CASES[name]
     model = built(case, seed=1)
@@ -404,7 +421,9 @@ def test_depth_300_neither_overflows_nor_underflows(gain: float, skips: object, 
     for layer in model.layers:
         x = x @ layer.weight.double().abs().T + (x if skips else 0)
     assert not (torch.isfinite(x).all() and x.min() > 1e-300)  # float64 alone does not do
-    found = torch.stack(list(disbud.scores(model, "synflow", example=torch.zeros(1, 100), dtype=dtype).values()))
+    found = torch.stack(
+        list(disbud.scores(model, "synflow", example=torch.zeros(1, 100), dtype=dtype).values())
+    )
     assert torch.isfinite(found).all()
     assert torch.equal(found > 0, torch.stack([layer.weight != 0 for layer in model.layers]))
     if not skips:
@@ -451,10 +470,14 @@ def plain_rounds(model: nn.Module, shape: tuple[int, ...], sparsity: float, roun
         model.zero_grad()
         model(torch.ones(1, *shape).double()).sum().backward()
         flat = torch.cat([(p * p.grad).detach().flatten() for p in layers.values()])
-        kept = disbud.selection.kept_count(1 - (1 - sparsity) ** (k / rounds) if k < rounds else sparsity, total)
+        kept = disbud.selection.kept_count(
+            1 - (1 - sparsity) ** (k / rounds) if k < rounds else sparsity, total
+        )
         chosen = torch.zeros(total, dtype=torch.bool)
         chosen[flat.sort(descending=True, stable=True).indices[:kept]] = True
-        for (name, mask), part in zip(masks.items(), chosen.split([m.numel() for m in masks.values()]), strict=True):
+        for (name, mask), part in zip(
+            masks.items(), chosen.split([m.numel() for m in masks.values()]), strict=True
+        ):
             masks[name] = part.view_as(mask)
     return masks
 
@@ -463,19 +486,25 @@ def plain_rounds(model: nn.Module, shape: tuple[int, ...], sparsity: float, roun
 def test_a_hundred_rounds_give_the_plain_algorithms_ticket(spec: str) -> None:
     shape, sparsity = (3, 32, 32), 0.97
     expected = plain_rounds(build(spec).double(), shape, sparsity, 100)
-    ticket = disbud.prune(build(spec), "synflow", sparsity=sparsity, example=torch.zeros(1, *shape), dtype="float64")
+    ticket = disbud.prune(
+        build(spec), "synflow", sparsity=sparsity, example=torch.zeros(1, *shape), dtype="float64"
+    )
     assert sum(int(mask.sum()) for mask in expected.values()) == ticket.kept
     for name, mask in expected.items():
         assert torch.equal(ticket.masks[name], mask), name
 
 
 def test_a_few_rounds_in_float32_and_float64_agree() -> None:
-    """More rounds need not: one weight swapped by rounding moves later scores, and the difference grows by the round."""
+    """More rounds need not: a weight swapped by rounding moves later scores, and the difference grows by the round."""
     kept = [
-        disbud.prune(build("vgg11:width=0.25"), "synflow", sparsity=0.9, rounds=5, example=torch.zeros(1, 3, 32, 32), dtype=dtype)
+        disbud.prune(
+            build("vgg11:width=0.25"), "synflow", sparsity=0.9, rounds=5, example=torch.zeros(1, 3, 32, 32), dtype=dtype
+        )
         for dtype in ("float32", "float64")
     ]  # fmt: skip
-    same = sum(int((a & b).sum()) for a, b in zip(kept[0].masks.values(), kept[1].masks.values(), strict=True))
+    same = sum(
+        int((a & b).sum()) for a, b in zip(kept[0].masks.values(), kept[1].masks.values(), strict=True)
+    )
     assert same >= 0.999 * kept[0].kept
 
 
@@ -522,7 +551,10 @@ def test_the_model_is_left_as_it_was(breaks: object) -> None:
         else:
             disbud.prune(model, "synflow", sparsity=0.5, example=IMAGE, biases=biases, rounds=3)
     after = model.state_dict(keep_vars=True)
-    assert all(torch.equal(after[name], value) and after[name].data_ptr() == kept[name] for name, value in state.items())
+    assert all(
+        torch.equal(after[name], value) and after[name].data_ptr() == kept[name]
+        for name, value in state.items()
+    )
     assert all(type(p) is nn.Parameter and p.requires_grad for p in model.parameters())
     for before, parameter in zip(grads, model.parameters(), strict=True):
         assert (before is None) == (parameter.grad is None)
@@ -543,7 +575,9 @@ def test_masked_positions_take_no_part_in_attention() -> None:
     padding = torch.tensor([[False, False, True, True, True]])
     mask = torch.zeros(5, 5).masked_fill(torch.ones(5, 5).triu(1).bool(), -1e9)
     for given in ({"src_key_padding_mask": padding}, {"src_mask": mask}, {"src_mask": mask.bool()}):
-        found = disbud.scores(layer, "synflow", example={"src": torch.zeros(1, 5, 8), **given}, dtype="float64")
+        found = disbud.scores(
+            layer, "synflow", example={"src": torch.zeros(1, 5, 8), **given}, dtype="float64"
+        )
         everywhere = disbud.scores(layer, "synflow", example=torch.zeros(1, 5, 8), dtype="float64")
         # Ones in, so each position's mean over what it may look at is that over all.
         assert_close(found, {name: score for name, score in everywhere.items()}, 1e-12)

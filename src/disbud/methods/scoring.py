@@ -153,9 +153,7 @@ class Scoring:
             return self.model(*args, **kwargs)
 
 
-def _places(
-    model: nn.Module, names: Mapping[str, str]
-) -> dict[str, list[tuple[dict[str, Tensor], str]]]:
+def _places(model: nn.Module, names: Mapping[str, str]) -> dict[str, list[tuple[dict[str, Tensor], str]]]:
     """Where the model holds each parameter, by canonical name; a shared one is held in several places."""
     places: dict[str, list[tuple[dict[str, Tensor], str]]] = {name: [] for name in names}
     owned = dict(model.named_parameters())

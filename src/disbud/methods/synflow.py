@@ -1,4 +1,4 @@
-"""SynFlow: which weights carry the flow of a signal through the network, without a look at data (Tanaka et al. 2020)."""
+"""SynFlow: which weights carry the flow of a signal, without a look at data (Tanaka et al. 2020)."""
 
 from __future__ import annotations
 

@@ -40,7 +40,9 @@ def smart_ratio(
         raise DisbudError(f"linear_density is a density from 0 to 1, not {linear_density}")
     fixed = _fixed(layers, budget, linear_density, official=official)
     n = len(layers)
-    raw = [float(SHAPES[shape](n - i)) / ((i + 1) ** 2 if chain and shape != "uniform" else 1) for i in range(n)]
+    raw = [
+        float(SHAPES[shape](n - i)) / ((i + 1) ** 2 if chain and shape != "uniform" else 1) for i in range(n)
+    ]
     if shape == "ascending":
         raw.reverse()
     order = [i for i in (reversed(range(n)) if shape == "ascending" else range(n)) if i not in fixed]

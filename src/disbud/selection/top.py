@@ -17,9 +17,9 @@ from torch import Tensor
 from disbud.errors import DisbudError
 from disbud.selection import flags
 
-_CHUNK = 1 << 17  # scores looked at in one go: they and all temporaries stay in cache, and small next to the scores
-_RANKED = 1 << 20  # so many scores are ranked outright
-_SAMPLE = 1 << 14
+_CHUNK = 1 << 18  # scores looked at in one go: they and all temporaries stay in cache
+_RANKED = 1 << 18  # so many scores are ranked outright
+_SAMPLE = 1 << 16
 
 
 def keep_highest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
@@ -33,19 +33,14 @@ def keep_highest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     total = sum(part.numel() for part in flat.values())
     if not 0 <= count <= total:
         raise DisbudError(f"cannot keep {count} of {total} scores")
-    if count in (0, total):
-        _sweep(flat, 0.0, 0.0)  # scores that cannot be ranked are an error whatever is asked of them
-        return {name: torch.full_like(part, count > 0, dtype=torch.bool) for name, part in scores.items()}
-    threshold, ties = _kth_highest(flat, count)
-    masks = {}
-    for name, part in flat.items():
-        mask = torch.empty_like(part, dtype=torch.bool)
-        for chunk, chosen in zip(part.split(_CHUNK), mask.split(_CHUNK), strict=True):
-            chosen.copy_(flags.above(chunk, threshold))
-            if ties:
-                ties -= _keep_first(chosen, chunk, threshold, ties)
-        masks[name] = mask.view(scores[name].shape)
-    return masks
+    masks = {name: torch.empty_like(part, dtype=torch.bool) for name, part in flat.items()}
+    if 0 < count < total:
+        _choose(flat, masks, count)
+    else:
+        _sweep(flat, masks, 0.0, 0.0)  # scores that cannot be ranked are an error whatever is asked of them
+        for mask in masks.values():
+            mask.fill_(count > 0)
+    return {name: mask.view(scores[name].shape) for name, mask in masks.items()}
 
 
 def keep_lowest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
@@ -65,12 +60,10 @@ def keep_lowest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
         raise DisbudError(f"cannot keep {count} of {total} scores")
     chosen = keep_highest(ranked, min(count, available))
     missing = count - min(count, available)
-    masks = {}
-    for name, among in nonzero.items():
-        mask = torch.zeros_like(among).masked_scatter_(among, chosen[name])
-        if missing:
-            missing -= _keep_first(mask.view(-1), among.reshape(-1), False, missing)
-        masks[name] = mask
+    masks = {
+        name: torch.zeros_like(among).masked_scatter_(among, chosen[name]) for name, among in nonzero.items()
+    }
+    _keep_first(_flattened(scores), {name: mask.view(-1) for name, mask in masks.items()}, 0.0, missing)
     return masks
 
 
@@ -86,58 +79,64 @@ def _flattened(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return flat
 
 
-def _kth_highest(flat: Mapping[str, Tensor], count: int) -> tuple[float, int]:
-    """The value of rank `count` from the top, and how many entries equal to it are among the `count` highest."""
+def _choose(flat: Mapping[str, Tensor], masks: Mapping[str, Tensor], count: int) -> None:
+    """Set the masks where the `count` highest scores are."""
     parts = list(flat.values())
     inside = total = sum(part.numel() for part in parts)
-    low, high = -math.inf, math.inf  # the interval that holds the value,
+    low, high = -math.inf, math.inf  # the interval that holds the value of rank `count`,
     above = below = 0  # and how many entries lie outside on either side
     poor_cut = False
     while True:
         a, b = low, high
-        if inside > _RANKED // 4:
+        if inside > _RANKED:
             sample = _sample(parts, low, high, inside)
             rank = (1 - (count - above) / inside) * len(sample)
             # An interval around the expected rank cuts deepest, a single pivot always cuts, also among equal scores.
             slack = 0.0 if poor_cut else 3 * math.sqrt(len(sample))
-            a = float(sample[min(len(sample) - 1, max(0, math.floor(rank - slack)))])
-            b = float(sample[min(len(sample) - 1, max(0, math.floor(rank + slack)))])
-        swept = _sweep(flat, a, b)
+            a, b = (
+                float(sample[min(len(sample) - 1, max(0, math.floor(rank + d)))]) for d in (-slack, slack)
+            )
+        swept = _sweep(flat, masks, a, b)
         if count <= swept.above:
             low, below = _next(b, math.inf, parts[0].dtype), total - swept.above
         elif count > total - swept.below:
             high, above = _next(a, -math.inf, parts[0].dtype), total - swept.below
+        elif a == b:
+            return _keep_first(flat, masks, a, count - swept.above)
+        elif swept.inside is not None:
+            return _rank(swept.inside, count - swept.above)
         else:
             low, high, above, below = a, b, swept.above, swept.below
-            if swept.inside is not None:
-                break
         low, high = max(low, swept.least), min(high, swept.most)
-        if low >= high:
-            return low, count - above
         poor_cut = total - above - below > inside / 2
         inside = total - above - below
-    pool = swept.inside
-    threshold = flags.ranked(pool, len(pool) - (count - above))
-    return threshold, count - above - flags.count(flags.above(pool, threshold))
+
+
+class _Inside(NamedTuple):
+    """Entries inside an interval: which part of a mask they are in, where there, and their values."""
+
+    mask: Tensor
+    places: Tensor
+    values: Tensor
 
 
 class _Swept(NamedTuple):
-    """How many entries lie above and below an interval, the entries inside it if they are few, and the extremes."""
+    """How many entries lie above and below an interval, those inside it if they are few, and the extremes."""
 
     above: int
     below: int
-    inside: Tensor | None
+    inside: list[_Inside] | None
     least: float
     most: float
 
 
-def _sweep(flat: Mapping[str, Tensor], low: float, high: float) -> _Swept:
-    """One look at all scores; NaN and infinity are errors that name the layer."""
+def _sweep(flat: Mapping[str, Tensor], masks: Mapping[str, Tensor], low: float, high: float) -> _Swept:
+    """One look at all scores, which sets the masks where they lie above; NaN and infinity are errors."""
     above = below = found = 0
     least, most = math.inf, -math.inf
-    inside: list[Tensor] = []
+    inside: list[_Inside] = []
     for name, part in flat.items():
-        for chunk in part.split(_CHUNK):
+        for chunk, mask in zip(part.split(_CHUNK), masks[name].split(_CHUNK), strict=True):
             if not chunk.numel():
                 continue
             extremes = [float(extreme) for extreme in torch.aminmax(chunk)]
@@ -145,13 +144,36 @@ def _sweep(flat: Mapping[str, Tensor], low: float, high: float) -> _Swept:
                 raise _not_finite(name, extremes)
             least, most = min(least, extremes[0]), max(most, extremes[1])
             over, under = flags.above(chunk, high), flags.below(chunk, low)
+            mask.copy_(over)
             outside = flags.count(over), flags.count(under)
             above, below = above + outside[0], below + outside[1]
             found += chunk.numel() - sum(outside)
-            if found <= _RANKED:
-                inside.append(flags.pick(chunk, ~(over | under)))
-    pool = None if found > _RANKED else torch.cat(inside) if inside else torch.empty(0)
-    return _Swept(above, below, pool, least, most)
+            if found <= 4 * _RANKED:
+                places = flags.places(~(over | under))
+                inside.append(_Inside(mask, places, chunk.index_select(0, places)))
+    return _Swept(above, below, inside if found <= 4 * _RANKED else None, least, most)
+
+
+def _rank(inside: list[_Inside], count: int) -> None:
+    """Set the masks at the `count` highest of these entries."""
+    pool = torch.cat([part.values for part in inside])
+    threshold = flags.ranked(pool, len(pool) - count)
+    chosen = flags.above(pool, threshold)
+    ties = count - flags.count(chosen)
+    chosen[flags.places(flags.equal(pool, threshold))[:ties]] = True
+    for part, own in zip(inside, chosen.split([len(part.values) for part in inside]), strict=True):
+        part.mask[flags.pick(part.places, own)] = True
+
+
+def _keep_first(flat: Mapping[str, Tensor], masks: Mapping[str, Tensor], value: float, most: int) -> None:
+    """Set the masks at the first `most` entries equal to the value."""
+    for name, part in flat.items():
+        for chunk, mask in zip(part.split(_CHUNK), masks[name].split(_CHUNK), strict=True):
+            equal = flags.places(flags.equal(chunk, value))[:most]
+            mask[equal] = True
+            most -= len(equal)
+            if not most:
+                return
 
 
 def _not_finite(name: str, extremes: list[float]) -> DisbudError:
@@ -181,13 +203,3 @@ def _sample(parts: list[Tensor], low: float, high: float, inside: int) -> Tensor
 
 def _next(value: float, towards: float, dtype: torch.dtype) -> float:
     return float(torch.nextafter(torch.tensor(value, dtype=dtype), torch.tensor(towards, dtype=dtype)))
-
-
-def _keep_first(mask: Tensor, part: Tensor, value: float | bool, most: int) -> int:
-    """Set the mask at the first `most` entries equal to `value`; says how many there were."""
-    found = flags.equal(part, value)
-    if not flags.count(found):
-        return 0
-    equal = flags.places(found)[:most]
-    mask[equal] = True
-    return len(equal)

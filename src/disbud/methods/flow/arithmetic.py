@@ -8,7 +8,7 @@ value. Nothing is subtracted. Division by something made of the signal is a norm
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -39,7 +39,9 @@ def blank(signals: Signals, func: Callable[..., object], *args: object, **kwargs
     return func(*args, **kwargs)
 
 
-def likened(signals: Signals, func: Callable[..., object], input: Tensor, *args: object, **kwargs: object) -> object:
+def likened(
+    signals: Signals, func: Callable[..., object], input: Tensor, *args: object, **kwargs: object
+) -> object:
     """A tensor in the shape or type of another: a signal if it is one itself."""
     return (inherit if input in signals else blank)(signals, func, input, *args, **kwargs)
 
@@ -80,14 +82,19 @@ def layer(
     if func is functional.linear and bias is None:
         output = signals.survivors.product(input, weight)
     elif func is torch.conv2d and bias is None:
-        output = convolution(signals.survivors, input, weight, *args, **kwargs)
+        output = convolution(signals.survivors, input, weight, *args, **kwargs)  # type: ignore[arg-type]
     else:
         output = func(input, weight, bias, *args, **kwargs)
     return signals.settle(output, exponent)
 
 
 def bilinear(
-    signals: Signals, func: Function, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
+    signals: Signals,
+    func: Function,
+    input1: Tensor,
+    input2: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """A bilinear layer with an absolute weight."""
     exponent = signals.exponent(input1) + signals.exponent(input2)

@@ -52,7 +52,9 @@ def convolution(
     """conv2d without a bias."""
     if isinstance(padding, str) or input.dim() != 4 or len(input) != 1 or not input.numel():
         return torch.conv2d(input, weight, None, stride, padding, dilation, groups)  # type: ignore[call-overload,no-any-return]
-    settings = zip(input.shape[2:], weight.shape[2:], _pair(stride), _pair(padding), _pair(dilation), strict=True)
+    settings = zip(
+        input.shape[2:], weight.shape[2:], _pair(stride), _pair(padding), _pair(dilation), strict=True
+    )
     rows, columns = (Axis(*setting) for setting in settings)
     positions = rows.positions * columns.positions
     if positions >= _WORTHWHILE:
@@ -62,7 +64,9 @@ def convolution(
         )
         few = len(seen_rows) * len(seen_columns) // (rows.kernel * columns.kernel)
         if 2 * few <= positions:
-            padded = functional.pad(input, (0, 1, 0, 1))  # one row and one column stand for all of the padding
+            padded = functional.pad(
+                input, (0, 1, 0, 1)
+            )  # one row and one column stand for all of the padding
             patches = _at(_at(padded, 2, seen_rows), 3, seen_columns)
             side_by_side = [Axis(len(seen_rows), rows.kernel, rows.kernel, 0, 1)]
             side_by_side.append(Axis(len(seen_columns), columns.kernel, columns.kernel, 0, 1))
@@ -74,7 +78,9 @@ def convolution(
 def _computed(
     survivors: Survivors, input: Tensor, weight: Tensor, rows: Axis, columns: Axis, *, groups: int
 ) -> Tensor:
-    kernel, stride, padding, dilation = ((getattr(rows, key), getattr(columns, key)) for key in Axis._fields[1:])
+    kernel, stride, padding, dilation = (
+        (getattr(rows, key), getattr(columns, key)) for key in Axis._fields[1:]
+    )
     if groups != 1 or not survivors.prefers_product(weight, rows.positions * columns.positions):
         return torch.conv2d(input, weight, None, stride, padding, dilation, groups)
     unfolded = functional.unfold(input, kernel, dilation, padding, stride)[0].t().contiguous()

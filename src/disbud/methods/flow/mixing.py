@@ -38,7 +38,9 @@ def instance_norm(
     use_input_stats: object = True, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
     """InstanceNorm: as BatchNorm where it has running statistics, else x * abs(gamma)."""
-    return batch_norm(signals, func, input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    return batch_norm(
+        signals, func, input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+    )
 
 
 def layer_norm(
@@ -70,8 +72,8 @@ def _scale_and_shift(
 
 
 def softmax(
-    signals: Signals, func: Function, input: Tensor, dim: int | None = None, *_: object, dtype: torch.dtype | None = None,
-    **__: object,
+    signals: Signals, func: Function, input: Tensor, dim: int | None = None, *_: object,
+    dtype: torch.dtype | None = None, **__: object,
 ) -> Tensor:  # fmt: skip
     """The same share for every entry that is not masked."""
     dim = dim if dim is not None else 0 if input.dim() in (0, 1, 3) else 1
@@ -104,7 +106,9 @@ def multi_head_attention(
     first = 2 * given["embed_dim_to_check"]  # queries and keys come before the values
     weight, bias = given["v_proj_weight"], given["in_proj_bias"]
     weight = given["in_proj_weight"][first:] if weight is None else weight
-    projected = layer(signals, functional.linear, given["value"], weight, None if bias is None else bias[first:])
+    projected = layer(
+        signals, functional.linear, given["value"], weight, None if bias is None else bias[first:]
+    )
     batched = projected.dim() == 3
     values = projected if batched else projected.unsqueeze(1)
     length, batch, heads = given["query"].shape[0], values.shape[1], given["num_heads"]
@@ -138,10 +142,8 @@ def _allowed(mask: Tensor | None, padding: Tensor | None, batch: int, heads: int
 
 def _mixed(values: Tensor, allowed: Tensor | None, length: int) -> Tensor:
     """The mean over the positions allowed, for each of `length` queries."""
-    if allowed is None:
-        mixed = values.mean(-2, keepdim=True)
-    else:
-        mixed = _shares(allowed, -1, values.dtype) @ values
+    shares = None if allowed is None else _shares(allowed, -1, values.dtype)
+    mixed = values.mean(-2, keepdim=True) if shares is None else shares @ values
     return mixed.expand(*mixed.shape[:-2], length, mixed.shape[-1])
 
 

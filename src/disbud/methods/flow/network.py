@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from disbud.errors import DisbudError
 from disbud.isolation import Example, leaves
-from disbud.methods.flow.arithmetic import inherit
+from disbud.methods.flow.arithmetic import Rule, inherit
 from disbud.methods.flow.rules import TABLE
 from disbud.methods.flow.signals import Signals, tensors_in
 from disbud.methods.flow.survivors import Survivors
@@ -40,7 +40,8 @@ class _Linearised(TorchFunctionMode):
         kwargs = kwargs or {}
         found = [value for value in tensors_in((args, kwargs)) if value in self.signals]
         if any(value.is_floating_point() for value in found):
-            return TABLE.get(func, inherit)(self.signals, func, *args, **kwargs)
+            rule: Rule = TABLE.get(func, inherit)
+            return rule(self.signals, func, *args, **kwargs)
         if found:  # token ids and masks that were put in: what is looked up with them is a signal
             return inherit(self.signals, func, *args, **kwargs)
         output = func(*args, **kwargs)
@@ -66,7 +67,9 @@ class Network:
         self._inputs = inputs
         self._keep_biases = keep_biases
         self._state = {
-            name: magnitude(parameter.detach().to(dtype)).contiguous() if parameter.is_floating_point() else parameter
+            name: magnitude(parameter.detach().to(dtype)).contiguous()
+            if parameter.is_floating_point()
+            else parameter
             for name, parameter in parameters(scoring.model).items()
         }
         self.theta = {name: self._state[name].requires_grad_() for name in scoring.weights}
@@ -126,10 +129,8 @@ def _replaced(buffers: list[tuple[Holder, str, Tensor]]) -> Iterator[None]:
             holder[name] = buffer
 
 
-def ones_like_example(
-    example: Example, dtype: torch.dtype, device: torch.device | None
-) -> Inputs:
-    """The example's positional and named inputs with ones of batch 1 for its numbers; whole numbers stay as they are."""
+def ones_like_example(example: Example, dtype: torch.dtype, device: torch.device | None) -> Inputs:
+    """The example's positional and named inputs, with ones of batch 1 for its numbers; whole numbers stay."""
     found = [leaf for leaf in leaves(example) if isinstance(leaf, Tensor)]
     alone = all(leaf.is_floating_point() for leaf in found)  # else the batch is that of the token ids
 

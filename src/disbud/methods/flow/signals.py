@@ -20,7 +20,9 @@ Value = Tensor | float
 Function = Callable[..., Tensor]
 Scaled = TypeVar("Scaled", Tensor, float)
 
-_SETTLED = 30  # a signal is rescaled when its peak leaves 2**-30 to 2**30: products of three still fit float32
+_SETTLED = (
+    30  # a signal is rescaled when its peak leaves 2**-30 to 2**30: products of three still fit float32
+)
 _MASKED = -1e4  # an added constant this low is a mask, whatever its exact value
 
 
@@ -99,7 +101,9 @@ class Signals:
     def _offset(self, value: Value, exponent: int, dtype: torch.dtype) -> Value:
         """What a constant that is added becomes: nothing, or with biases its absolute value; a mask stays a mask."""
         if not isinstance(value, Tensor):
-            return -math.inf if value <= _MASKED else _scaled(abs(value), -exponent) if self.keep_biases else 0.0
+            return (
+                -math.inf if value <= _MASKED else _scaled(abs(value), -exponent) if self.keep_biases else 0.0
+            )
         value = value if value.is_floating_point() else value.to(dtype)
         added = _scaled(value.abs(), -exponent) if self.keep_biases else torch.zeros_like(value)
         masked = value <= _MASKED

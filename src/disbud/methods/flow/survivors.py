@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_BLOCK = 1 << 17  # entries of a weight that are worked on together: with as much again for their gradient, half a cache
+_BLOCK = (
+    1 << 17
+)  # entries of a weight that are worked on together: with as much again for their gradient, half a cache
 _FEW = 32  # a convolution to so few positions costs little more than reading its weights
 _SOME = 256  # with survivors few enough, so does one to so many
 _SPARSE = 0.2  # the density from which on a sparse product is faster than a dense one
@@ -68,7 +70,9 @@ class Survivors:
         return None if self._positions is None else self._positions[self._names[id(weight)]]
 
     def _is_sparse(self, weight: Tensor) -> bool:
-        known = id(weight) in self._names and weight.device.type == "cpu" and torch.backends.mkl.is_available()
+        known = (
+            id(weight) in self._names and weight.device.type == "cpu" and torch.backends.mkl.is_available()
+        )
         positions = self.positions(weight) if known else None
         return positions is not None and len(positions) < _SPARSE * weight.numel()
 
@@ -95,27 +99,31 @@ class _Product(torch.autograd.Function):
     """rows @ weight^T, the weight's gradient not made whole."""
 
     @staticmethod
-    def forward(ctx, rows, weight, survivors):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
+    def forward(ctx, rows, weight, survivors):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(rows, weight)
         ctx.survivors = survivors
         return functional.linear(rows, weight.flatten(1))
 
     @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         rows, weight = ctx.saved_tensors
-        into_rows, scores = _by_blocks(rows, weight.detach().flatten(1), gradient, ctx.survivors.positions(weight))
+        into_rows, scores = _by_blocks(
+            rows, weight.detach().flatten(1), gradient, ctx.survivors.positions(weight)
+        )
         ctx.survivors.add(weight, scores if scores.dim() == 1 else scores.view(weight.shape))
         return into_rows, None, None
 
 
-def _by_blocks(rows: Tensor, matrix: Tensor, gradient: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+def _by_blocks(
+    rows: Tensor, matrix: Tensor, gradient: Tensor, positions: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """gradient @ matrix, and matrix * (gradient^T @ rows) at the positions."""
     n_out, n_in = matrix.shape
     step = max(1, _BLOCK // n_in)
     starts = range(0, n_out, step)
     into_rows = torch.zeros_like(rows)
     scores = torch.empty_like(matrix) if positions is None else matrix.new_empty(len(positions))
-    ends = [] if positions is None else _row_bounds(positions, matrix)[[*starts[1:], n_out]].tolist()
+    ends = [] if positions is None else _row_bounds(positions, matrix, step)[1:].tolist()
     begin = 0
     for i, start in enumerate(starts):
         block, part = matrix[start : start + step], gradient[:, start : start + step]
@@ -130,11 +138,10 @@ def _by_blocks(rows: Tensor, matrix: Tensor, gradient: Tensor, positions: Tensor
     return into_rows, scores
 
 
-def _row_bounds(positions: Tensor, matrix: Tensor) -> Tensor:
-    """How many positions come before each row of a matrix, and before its end."""
-    n_out, n_in = matrix.shape
-    starts = torch.arange(0, matrix.numel() + 1, n_in, dtype=positions.dtype, device=positions.device)
-    return torch.searchsorted(positions, starts)
+def _row_bounds(positions: Tensor, matrix: Tensor, step: int = 1) -> Tensor:
+    """How many positions come before every so many rows of a matrix, and before its end."""
+    starts = torch.tensor([*range(0, matrix.numel(), step * matrix.shape[1]), matrix.numel()])
+    return torch.searchsorted(positions, starts.to(positions))
 
 
 class _SparseProduct(torch.autograd.Function):
@@ -164,7 +171,9 @@ class _SparseProduct(torch.autograd.Function):
 def _compressed(matrix: Tensor, positions: Tensor) -> Tensor:
     """The entries of a matrix at the positions, as compressed rows."""
     bounds = _row_bounds(positions, matrix)
-    offsets = np.repeat(np.arange(0, matrix.numel(), matrix.shape[1], dtype=np.int32), np.diff(bounds.numpy()))
+    offsets = np.repeat(
+        np.arange(0, matrix.numel(), matrix.shape[1], dtype=np.int32), np.diff(bounds.numpy())
+    )
     columns = positions - torch.from_numpy(offsets)
     values = matrix.reshape(-1).index_select(0, positions)
     with warnings.catch_warnings():  # "in beta state"
