@@ -236,9 +236,8 @@ def test_what_cannot_change_is_warned_of() -> None:
 
 
 def test_layers_without_weights_do_no_harm() -> None:
-    ticket = Ticket(
-        {"none": torch.zeros(4, 0).bool(), "w": torch.rand(6, 5) < 0.5, "nor": torch.zeros(0, 4).bool()}
-    )
+    some = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 0, 1, 0], [1, 1, 0, 0, 1], [0, 0, 1, 1, 0]]).bool()
+    ticket = Ticket({"none": torch.zeros(4, 0).bool(), "w": some, "nor": torch.zeros(0, 4).bool()})
     for name in MASKS:
         outcome = on_mask(ticket, name, seed=1, effective=first_half)
         assert outcome.masks["none"].shape == (4, 0)
