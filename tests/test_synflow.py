@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import disbud
 from disbud.errors import DisbudError
-from disbud.methods.flow import signals
+from disbud.graph.flow import signals
 from disbud.models import build
 
 torch.set_num_threads(1)

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves, tree_map
 
 from disbud.errors import DisbudError
+from disbud.parameters import parameters
 from disbud.seeds import global_streams
 
 Example = Tensor | tuple[object, ...] | list[object] | Mapping[str, object]
@@ -76,6 +77,29 @@ def isolated(model: nn.Module, *, seed: int, batch_norm: str = "eval") -> Iterat
         with torch.no_grad():
             for state in states:
                 state.restore()
+
+
+@contextlib.contextmanager
+def standing_in(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the block the model computes with these tensors in the place of its parameters of those canonical names.
+
+    The module itself is called, so methods, submodules, hooks and type are there. A shared parameter is held in several
+    places. Derivatives belong inside the block too, since activation checkpointing computes forward once more for them.
+    """
+    name_of = {id(parameter): name for name, parameter in parameters(model).items()}
+    places: list[tuple[dict[str, Tensor | None], str, Tensor]] = [
+        (module._parameters, key, parameter)  # type: ignore[misc]
+        for module in model.modules()
+        for key, parameter in module._parameters.items()
+        if parameter is not None and name_of[id(parameter)] in tensors
+    ]
+    try:
+        for holder, key, parameter in places:
+            holder[key] = tensors[name_of[id(parameter)]]
+        yield
+    finally:
+        for holder, key, parameter in places:
+            holder[key] = parameter
 
 
 def forward(model: nn.Module, example: Example) -> object:

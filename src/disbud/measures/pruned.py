@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from disbud.errors import DisbudError
 from disbud.graph import prunable
-from disbud.isolation import bare, device_of, isolated, on_device
+from disbud.isolation import bare, device_of, isolated, on_device, standing_in
 from disbud.parameters import parameters
 from disbud.ticket import Ticket
 
@@ -66,29 +66,8 @@ def pruned(
             weight = weight.masked_fill(~mask, 0)
         masks[name], weights[name] = mask, weight.requires_grad_()
     trained = {name: weights.get(name, given) for name, given in owned.items() if given.requires_grad}
-    with isolated(model, seed=seed, batch_norm=batch_norm), _in_place_of(owned, weights, model):
+    with isolated(model, seed=seed, batch_norm=batch_norm), standing_in(model, weights):
         yield Pruned(model, weights, masks, trained)
-
-
-@contextlib.contextmanager
-def _in_place_of(
-    owned: dict[str, nn.Parameter], weights: dict[str, Tensor], model: nn.Module
-) -> Iterator[None]:
-    """Put the tensors where the model holds its parameters; one that is shared is held in several places."""
-    standing_in = {id(owned[name]): weight for name, weight in weights.items()}
-    places = [
-        (module._parameters, key, parameter)
-        for module in model.modules()
-        for key, parameter in module._parameters.items()
-        if id(parameter) in standing_in
-    ]
-    try:
-        for holder, key, parameter in places:
-            holder[key] = standing_in[id(parameter)]  # type: ignore[assignment]
-        yield
-    finally:
-        for holder, key, parameter in places:
-            holder[key] = parameter
 
 
 def hold_batch_statistics(model: nn.Module, inputs: Tensor) -> None:

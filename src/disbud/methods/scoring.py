@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from disbud.errors import DisbudError
 from disbud.graph.layers import Layer
-from disbud.isolation import Example, device_of, on_device
+from disbud.isolation import Example, device_of, on_device, standing_in
 from disbud.methods.evidence import Evidence, Loss, size_of
 from disbud.selection.flags import pick, places
 
@@ -44,7 +44,7 @@ class Scoring:
         self.example = example
         self.round = 0
         self.memo: dict[str, object] = {}  # what a score carries from one round to the next
-        self._places = _places(model, names)
+        self._constants = {name: owned[full].detach() for name, full in names.items()}
         self._evidence = evidence
         self._loss = loss
         self._streams = streams
@@ -107,19 +107,13 @@ class Scoring:
         """Within the block the model computes with these weights in the place of its own; outputs are divided by T.
 
         Its other parameters are constants there, so that nothing is spent on their derivatives. The user's loss gets
-        the model itself: methods, submodules and type are there. Derivatives belong inside the block too, since
-        activation checkpointing computes forward once more for them.
+        the model itself: methods, submodules and type are there. Derivatives belong inside the block too.
         """
-        places = [(*place, name) for name, held in self._places.items() for place in held]
-        own = [holder[key] for holder, key, _ in places]
         hook = self.model.register_forward_hook(_divided_by(temperature)) if temperature != 1 else None
         try:
-            for (holder, key, name), parameter in zip(places, own, strict=True):
-                holder[key] = weights[name] if name in weights else parameter.detach()
-            yield
+            with standing_in(self.model, {**self._constants, **weights}):
+                yield
         finally:
-            for (holder, key, _), parameter in zip(places, own, strict=True):
-                holder[key] = parameter
             if hook is not None:
                 hook.remove()
 
@@ -151,19 +145,6 @@ class Scoring:
         """The model's output with these weights in the place of its own."""
         with self.using(weights):
             return self.model(*args, **kwargs)
-
-
-def _places(model: nn.Module, names: Mapping[str, str]) -> dict[str, list[tuple[dict[str, Tensor], str]]]:
-    """Where the model holds each parameter, by canonical name; a shared one is held in several places."""
-    places: dict[str, list[tuple[dict[str, Tensor], str]]] = {name: [] for name in names}
-    owned = dict(model.named_parameters())
-    name_of = {id(owned[full]): name for name, full in names.items()}
-    for module in model.modules():
-        holder: dict[str, Tensor] = module._parameters  # type: ignore[assignment]
-        for key, parameter in holder.items():
-            if parameter is not None:
-                places[name_of[id(parameter)]].append((holder, key))
-    return places
 
 
 def _divided_by(temperature: float) -> Callable[[nn.Module, object, object], Tensor]:

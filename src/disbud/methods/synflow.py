@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from disbud.errors import DisbudError, unknown_name
+from disbud.graph.flow import Network, ones_like_example
 from disbud.isolation import device_of
-from disbud.methods.flow import Network, ones_like_example
 from disbud.methods.scoring import Scoring, Tensors
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -31,8 +31,11 @@ def _scores(s: Scoring, magnitude: Callable[[Tensor], Tensor], *, biases: str, d
     if not isinstance(network, Network):
         network = _network(s, magnitude, biases, dtype)
         s.memo["network"] = network
-    network.prune()
-    return network.sensitivities()
+    if s.dropped is not None:
+        network.drop(s.dropped)
+    elif s.masks is not None:
+        network.keep(s.masks)
+    return network.sensitivities(s.positions)
 
 
 def _network(s: Scoring, magnitude: Callable[[Tensor], Tensor], biases: str, dtype: str) -> Network:
@@ -46,4 +49,5 @@ def _network(s: Scoring, magnitude: Callable[[Tensor], Tensor], biases: str, dty
             "such as torch.zeros(1, 3, 32, 32), or a tuple or dict of inputs; its numbers do not matter"
         )
     inputs = ones_like_example(s.example, _DTYPES[dtype], device_of(s.model))
-    return Network(s, magnitude, inputs, keep_biases=biases == "abs", dtype=_DTYPES[dtype])
+    keep_biases = biases == "abs"
+    return Network(s.model, s.weights, magnitude, inputs, keep_biases=keep_biases, dtype=_DTYPES[dtype])

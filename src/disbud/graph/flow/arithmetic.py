@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from disbud.methods.flow.convolution import convolution
-from disbud.methods.flow.signals import Function, Signals, Value, tensors_in
+from disbud.graph.flow.convolution import convolution
+from disbud.graph.flow.signals import Function, Signals, Value, tensors_in
 
 Rule = Callable[..., object]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from disbud.methods.flow.arithmetic import layer
-from disbud.methods.flow.signals import Function, Signals, passes
+from disbud.graph.flow.arithmetic import layer
+from disbud.graph.flow.signals import Function, Signals, passes
 
 
 def batch_norm(

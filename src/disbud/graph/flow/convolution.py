@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from disbud.methods.flow.survivors import Survivors
+from disbud.graph.flow.survivors import Survivors
 
 _WORTHWHILE = 128  # at fewer positions it is not asked which repeat
 

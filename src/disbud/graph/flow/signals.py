@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from disbud.methods.flow.survivors import Survivors
+from disbud.graph.flow.survivors import Survivors
 
 Value = Tensor | float
 Function = Callable[..., Tensor]

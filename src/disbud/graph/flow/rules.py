@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from disbud.methods.flow import arithmetic, mixing
-from disbud.methods.flow.arithmetic import Rule, homes, in_place
+from disbud.graph.flow import arithmetic, mixing
+from disbud.graph.flow.arithmetic import Rule, homes, in_place
 
 _BOUNDED = (
     "relu6 hardtanh sigmoid expit tanh gelu silu softplus elu selu celu leaky_relu rrelu prelu hardsigmoid hardswish "
