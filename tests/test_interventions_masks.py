@@ -221,54 +221,81 @@ def on_paths(ticket: Ticket) -> Ticket:
     return Ticket(found)
 
 
+ROW = torch.zeros(1, 12)
+
+
+def chain() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(12, 20),
+        nn.ReLU(),
+        nn.Linear(20, 20),
+        nn.ReLU(),
+        nn.Linear(20, 15),
+        nn.ReLU(),
+        nn.Linear(15, 8),
+    )
+
+
 def stack(density: float, seed: int = 0) -> Ticket:
     stream = torch.Generator().manual_seed(seed)
-    shapes = [(20, 12), (20, 20), (15, 20), (8, 15)]
-    return Ticket({f"{i}": torch.rand(shape, generator=stream) < density for i, shape in enumerate(shapes)})
+    return Ticket(
+        {
+            name: torch.rand(weight.shape, generator=stream) < density
+            for name, weight in chain().named_parameters()
+            if weight.dim() > 1
+        }
+    )
+
+
+def effective(ticket: Ticket, text: str = "effective", seed: int = 0) -> Ticket:
+    return on_mask(ticket, text, seed=seed, model=chain(), example=ROW)
 
 
 @pytest.mark.parametrize("density", [0.08, 0.15, 0.3])
 def test_effective_drops_exactly_what_is_on_no_path(density: float) -> None:
     ticket = stack(density)
-    outcome = on_mask(ticket, "effective", effective=on_paths)
+    outcome = effective(ticket)
     assert outcome == on_paths(ticket)
     assert 0 < outcome.kept < ticket.kept
-    assert on_mask(outcome, "effective", effective=on_paths) == outcome
-    assert on_mask(ticket, "effective", effective=on_paths, seed=1) == outcome
+    assert effective(outcome) == outcome
+    assert effective(ticket, seed=1) == outcome
 
 
 @pytest.mark.parametrize("density", [0.08, 0.15, 0.3])
 def test_effective_refills_each_layer_with_weights_on_a_path(density: float) -> None:
     ticket = stack(density)
-    outcome = on_mask(ticket, "effective:refill=true", effective=on_paths)
+    outcome = effective(ticket, "effective:refill=true")
     assert [row.kept for row in outcome.layers] == [row.kept for row in ticket.layers]
     assert on_paths(outcome) == outcome
     assert on_paths(ticket) & outcome == on_paths(ticket)
-    assert outcome != on_mask(ticket, "effective:refill=true", effective=on_paths, seed=1)
+    assert outcome != effective(ticket, "effective:refill=true", seed=1)
 
 
 def test_effective_refills_where_few_positions_can_be_on_a_path() -> None:
-    # As in deep layers at one pixel, where eight taps of nine meet only padding; here 49 of 50 positions.
-    can = torch.zeros(100, 100).bool()
-    can.view(-1)[::50] = True
-    ticket = Ticket({"w": torch.zeros(100, 100).bool()})
-    ticket.masks["w"][0] = True
-    outcome = on_mask(ticket, "effective:refill=true", effective=lambda t: Ticket({"w": t.masks["w"] & can}))
-    assert outcome.kept == 100
-    assert not (outcome.masks["w"] & ~can).any()
+    # At one pixel eight taps of nine meet only padding, and half of the kept weights go there.
+    model = nn.Sequential(nn.Conv2d(20, 20, 3, padding=1, bias=False))
+    mask = torch.zeros(20, 20, 3, 3).bool()
+    mask[:, :5] = True
+    ticket = Ticket({"0.weight": mask & (torch.arange(9).view(3, 3) % 3 == 0)})
+    outcome = on_mask(ticket, "effective:refill=true", model=model, example=torch.zeros(1, 20, 1, 1))
+    assert outcome.kept == ticket.kept == 300
+    assert outcome.masks["0.weight"][:, :, 1, 1].sum() == 300
 
 
 def test_effective_says_what_it_cannot_do() -> None:
     ticket = stack(0.15)
-    with pytest.raises(DisbudError, match=r"effective needs effective=\.\.\."):
+    with pytest.raises(DisbudError, match=r"effective needs model=\.\.\. and example"):
         on_mask(ticket, "effective")
+    with pytest.raises(DisbudError, match=r"effective needs example=\.\.\."):
+        on_mask(ticket, "effective", model=chain())
     with pytest.raises(DisbudError, match="refill is true or false, not 3"):
-        on_mask(ticket, "effective", refill=3, effective=on_paths)
-    with pytest.raises(DisbudError, match="keeps some of the weights it is handed"):
-        on_mask(ticket, "effective", effective=lambda t: ~t)
-    broken = Ticket({**ticket.masks, "2": torch.zeros(15, 20).bool()})
-    with pytest.raises(DisbudError, match=r"after 200 draws 0 still lacks .*refill=false"):
-        on_mask(broken, "effective:refill=true", effective=on_paths)
-    none = Ticket({name: torch.zeros_like(mask) for name, mask in ticket.masks.items()})
-    with pytest.raises(DisbudError, match="0 has 0 weights that can be on a path, and the ticket keeps"):
-        on_mask(ticket, "effective:refill=true", effective=lambda t: t & none)
+        on_mask(ticket, "effective", refill=3, model=chain(), example=ROW)
+    broken = Ticket({**ticket.masks, "4.weight": torch.zeros(15, 20).bool()})
+    with pytest.raises(DisbudError, match=r"after 200 draws 0\.weight still lacks .*refill=false"):
+        effective(broken, "effective:refill=true")
+    model = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False))
+    full = Ticket({"0.weight": torch.ones(2, 2, 3, 3).bool()})
+    with pytest.raises(
+        DisbudError, match=r"0\.weight has 4 weights that can be on a path, and the ticket keeps 36"
+    ):
+        on_mask(full, "effective:refill=true", model=model, example=torch.zeros(1, 2, 1, 1))

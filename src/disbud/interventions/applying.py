@@ -12,6 +12,7 @@ from disbud.interventions.catalogue import CATALOGUE, Intervention
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from disbud.isolation import Example
     from disbud.ticket import Ticket
 
 _ENTRY_POINTS = {"mask": "on_mask", "weights": "on_weights", "data": "on_data"}
@@ -23,14 +24,13 @@ def on_mask(
     *,
     seed: int = 0,
     model: nn.Module | None = None,
-    effective: Callable[[Ticket], Ticket] | None = None,
+    example: Example | None = None,
     **settings: Value,
 ) -> Ticket:
     """A ticket with other masks; the one given stays as it is, and its origin is the parent of the new one's.
 
     `model` is needed where units are kept and the ticket has convolutions, whose masks do not say whether they are
-    grouped or transposed. `effective` is for the intervention of that name: a function from a ticket to the ticket of
-    those of its weights that lie on a path from input to output.
+    grouped or transposed. `effective` needs the model and an example of its input, such as torch.zeros(1, 3, 32, 32).
 
     >>> import disbud, torch
     >>> model = torch.nn.Linear(30, 20)
@@ -45,7 +45,7 @@ def on_mask(
 
     entry, resolved = _resolved(intervention, "mask", settings)
     _check_kind("ticket", ticket, Ticket)
-    available = {"model": model, "effective": effective}
+    available = {"model": model, "example": example}
     handed = {key: available[key] for key in entry.needs}
     return cast("Ticket", entry.load()(ticket, seed, **handed, **resolved))
 

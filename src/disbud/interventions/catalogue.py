@@ -80,7 +80,7 @@ def _masks() -> list[Intervention]:
             "disbud.interventions.effective:only_effective",
             {"refill": False},
             acts_on="mask",
-            needs=("effective",),
+            needs=("model", "example"),
         ),
     ]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from disbud.errors import DisbudError
+from disbud.graph import effective
 from disbud.interventions.outcome import replaced
+from disbud.isolation import Example
 from disbud.seeds import generator
 from disbud.ticket import Ticket
 
@@ -16,32 +18,35 @@ _ROUNDS = 200  # of draws; each leaves out what again lies on no path
 
 
 def only_effective(
-    ticket: Ticket, seed: int, *, effective: Callable[[Ticket], Ticket] | None = None, refill: bool = False
+    ticket: Ticket, seed: int, *, model: nn.Module | None, example: Example | None, refill: bool = False
 ) -> Ticket:
     """Drop every weight on no input-output path; with `refill`, each layer gets its count back in weights on one.
 
-    `effective` says which weights of a ticket are on a path. A path never breaks when weights are added, so refilling
+    Paths are those through the model at the size of the example. One never breaks when weights are added, so refilling
     draws among the positions that are on a path in the dense network, keeps what came to lie on one, and draws again.
     """
-    if effective is None:
+    if model is None or example is None:
+        missing = "model=... and example=..." if model is None else "example=..."
         raise DisbudError(
-            "effective needs effective=..., a function from a ticket to the ticket of its weights on a path"
+            f"effective needs {missing}: which weights are on a path is a matter of the model and the size of its input"
         )
     if not isinstance(refill, bool):
         raise DisbudError(f"effective: refill is true or false, not {refill!r}")
-    kept = _found(effective, ticket)
+
+    def on_path(some: Ticket) -> Ticket:
+        return effective(model, some, example=example)
+
+    kept = on_path(ticket)
     if refill:
-        kept = _refilled(kept, {row.name: row.kept for row in ticket.layers}, effective, seed)
+        kept = _refilled(kept, {row.name: row.kept for row in ticket.layers}, on_path, seed)
     return replaced(ticket, "effective", kept.to_masks(), seed=seed, refill=refill)
 
 
-def _refilled(
-    kept: Ticket, wanted: dict[str, int], effective: Callable[[Ticket], Ticket], seed: int
-) -> Ticket:
+def _refilled(kept: Ticket, wanted: dict[str, int], on_path: Callable[[Ticket], Ticket], seed: int) -> Ticket:
     dense = Ticket(
         {name: torch.ones_like(mask) for name, mask in kept.masks.items()}, kept.origin, kept.start
     )
-    possible = _found(effective, dense)
+    possible = on_path(dense)
     for row in possible.layers:
         if row.kept < wanted[row.name]:
             raise DisbudError(
@@ -56,7 +61,7 @@ def _refilled(
         for name, mask in kept.masks.items():
             stream = generator(seed, "intervention", "effective", name, attempt)
             masks[name] = mask | _some_of(possible.masks[name] & ~mask, missing[name], stream)
-        kept = _found(effective, Ticket(masks, kept.origin, kept.start))
+        kept = on_path(Ticket(masks, kept.origin, kept.start))
     short = next(name for name, count in missing.items() if count)
     raise DisbudError(
         f"effective: after {_ROUNDS} draws {short} still lacks {missing[short]:,} of {wanted[short]:,} weights on a "
@@ -69,19 +74,3 @@ def _some_of(room: Tensor, count: int, stream: torch.Generator) -> Tensor:
     positions = room.reshape(-1).nonzero().view(-1)
     chosen = positions[torch.randperm(len(positions), generator=stream)[:count]]
     return torch.zeros(room.numel(), dtype=torch.bool).index_fill_(0, chosen, True).view(room.shape)
-
-
-def _found(effective: Callable[[Ticket], Ticket], ticket: Ticket) -> Ticket:
-    found = effective(ticket)
-    if not isinstance(found, Ticket) or not _within(found, ticket):
-        raise DisbudError(
-            "effective: the function given should return a ticket that keeps some of the weights it is handed"
-        )
-    return found
-
-
-def _within(inner: Ticket, outer: Ticket) -> bool:
-    return inner.masks.keys() == outer.masks.keys() and all(
-        mask.shape == outer.masks[name].shape and not (mask & ~outer.masks[name]).any()
-        for name, mask in inner.masks.items()
-    )

@@ -5,6 +5,7 @@ from disbud.measures.distances import jensen_shannon, kolmogorov_smirnov, wasser
 from disbud.measures.expansion import expansion
 from disbud.measures.jacobian import jacobian
 from disbud.measures.overlap import overlap
+from disbud.measures.paths import paths
 from disbud.measures.signal import signal
 from disbud.measures.table import Table
 from disbud.measures.tangent import tangent_kernel
@@ -21,6 +22,7 @@ __all__ = [
     "jensen_shannon",
     "kolmogorov_smirnov",
     "overlap",
+    "paths",
     "signal",
     "tangent_kernel",
     "wasserstein",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from disbud.errors import DisbudError, unknown_name
 
@@ -22,12 +22,13 @@ Value = None | bool | int | float | str
 class Table:
     """Rows of plain values under named columns, and a summary; `print` shows it to a person.
 
-    A value that is not defined (the mean of no weights) is None; a NaN becomes None on the way in.
+    Entries of the summary are attributes as well. A value that is not defined (the mean of no weights) is None; a NaN
+    becomes None on the way in.
 
     >>> from disbud.measures import Table
     >>> table = Table(("layer", "kept"), [("conv", 3), ("fc", 4)], {"total": 7})
-    >>> table["kept"], len(table), table.summary["total"]
-    ((3, 4), 2, 7)
+    >>> table["kept"], len(table), table.summary["total"], table.total
+    ((3, 4), 2, 7, 7)
     >>> [row["layer"] for row in table if row["kept"] == 4]
     ['fc']
     >>> print(table)
@@ -78,6 +79,14 @@ class Table:
             raise unknown_name("column", column, self.columns)
         at = self.columns.index(column)
         return tuple(row[at] for row in self.rows)
+
+    def __getattr__(self, name: str) -> Value:
+        """An entry of the summary, as in `table.total`."""
+        summary = self.__dict__.get("summary", {})
+        if name in summary:
+            return cast("Value", summary[name])
+        known = f"; its summary has {', '.join(summary)}" if summary else ""
+        raise AttributeError(f"a Table has no attribute {name!r}{known}")
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from disbud.graph.flow.convolution import convolution
 from disbud.graph.flow.signals import Function, Signals, Value, tensors_in
 
 Rule = Callable[..., object]
@@ -82,7 +81,7 @@ def layer(
     if func is functional.linear and bias is None:
         output = signals.survivors.product(input, weight)
     elif func is torch.conv2d and bias is None:
-        output = convolution(signals.survivors, input, weight, *args, **kwargs)  # type: ignore[arg-type]
+        output = signals.convolved(input, weight, *args, **kwargs)
     else:
         output = func(input, weight, bias, *args, **kwargs)
     return signals.settle(output, exponent)
@@ -148,7 +147,7 @@ def under(signals: Signals, func: Function, other: Tensor, input: Value) -> Tens
 
 def power(signals: Signals, func: Function, input: Value, exponent: Value | None = None) -> object:
     """Powers; an inverse one normalises and counts as one."""
-    degree = _DEGREES.get(getattr(func, "__name__", ""), exponent)
+    degree = DEGREES.get(getattr(func, "__name__", ""), exponent)
     if not isinstance(input, Tensor) or input not in signals or isinstance(degree, Tensor) or degree is None:
         return inherit(signals, func, input, *(() if exponent is None else (exponent,)))
     if degree < 0:
@@ -158,7 +157,7 @@ def power(signals: Signals, func: Function, input: Value, exponent: Value | None
     return signals.settle(input**degree * 2.0 ** (total - whole), whole)
 
 
-_DEGREES: dict[str, Value | None] = {"square": 2, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1}
+DEGREES: dict[str, Value | None] = {"square": 2, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1}
 
 
 # Sums

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,9 +101,7 @@ def multi_head_attention(
     signals: Signals, func: Function, *args: object, **kwargs: object
 ) -> tuple[Tensor, Tensor | None]:
     """MultiheadAttention: values projected, mixed evenly, projected back."""
-    bound = _MULTI_HEAD.bind(*args, **kwargs)
-    bound.apply_defaults()
-    given = bound.arguments
+    given = bound(*args, **kwargs)
     first = 2 * given["embed_dim_to_check"]  # queries and keys come before the values
     weight, bias = given["v_proj_weight"], given["in_proj_bias"]
     weight = given["in_proj_weight"][first:] if weight is None else weight
@@ -110,10 +109,10 @@ def multi_head_attention(
         signals, functional.linear, given["value"], weight, None if bias is None else bias[first:]
     )
     batched = projected.dim() == 3
-    values = projected if batched else projected.unsqueeze(1)
-    length, batch, heads = given["query"].shape[0], values.shape[1], given["num_heads"]
-    values = values.reshape(len(values), batch, heads, -1).permute(1, 2, 0, 3)
-    allowed = _allowed(given["attn_mask"], given["key_padding_mask"], batch, heads)
+    length, heads = given["query"].shape[0], given["num_heads"]
+    values = by_head(signals, projected, heads)
+    batch = len(values)
+    allowed = allowed_by(given["attn_mask"], given["key_padding_mask"], batch, heads)
     mixed = _mixed(values, allowed, length).permute(2, 0, 1, 3).reshape(length, batch, -1)
     mixed = signals.put(mixed if batched else mixed.squeeze(1), signals.exponent(projected))
     output = layer(signals, functional.linear, mixed, given["out_proj_weight"], given["out_proj_bias"])
@@ -128,7 +127,21 @@ def multi_head_attention(
 _MULTI_HEAD = inspect.signature(functional.multi_head_attention_forward)
 
 
-def _allowed(mask: Tensor | None, padding: Tensor | None, batch: int, heads: int) -> Tensor | None:
+def bound(*args: object, **kwargs: object) -> dict[str, Any]:
+    """The arguments of multi_head_attention_forward by name."""
+    given = _MULTI_HEAD.bind(*args, **kwargs)
+    given.apply_defaults()
+    return given.arguments
+
+
+def by_head(signals: Signals, projected: Tensor, heads: int) -> Tensor:
+    """A projection of shape (position, [batch,] feature) as (batch, head, position, feature)."""
+    rows = projected if projected.dim() == 3 else projected.unsqueeze(1)
+    split = rows.reshape(*rows.shape[:2], heads, -1).permute(1, 2, 0, 3)
+    return signals.put(split, signals.exponent(projected))
+
+
+def allowed_by(mask: Tensor | None, padding: Tensor | None, batch: int, heads: int) -> Tensor | None:
     """Where attention may look, as (batch, head, query, key), from the masks of multi_head_attention_forward."""
     allowed = None
     if mask is not None:

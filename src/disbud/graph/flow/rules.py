@@ -60,3 +60,8 @@ def _table() -> dict[object, Rule]:
 
 
 TABLE = _table()
+
+
+def linear_rule(function: object) -> Rule:
+    """What the function does in the linearised network; one without a rule scales with its signals."""
+    return TABLE.get(function, arithmetic.inherit)

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from disbud.graph.flow.arithmetic import Rule, inherit
-from disbud.graph.flow.rules import TABLE
+from disbud.graph.flow.rules import linear_rule
 from disbud.graph.flow.signals import Signals, tensors_in
 from disbud.isolation import Example, leaves, standing_in
 
@@ -27,20 +27,20 @@ def linearised(
     buffers: Sequence[StandIn],
     signals: Signals,
     *,
-    rules: Mapping[object, Rule] = TABLE,
+    rule_of: Callable[[object], Rule] = linear_rule,
 ) -> Iterator[None]:
     """Within the block the model computes with this state and these buffers, by the rules of the linearised network."""
-    with standing_in(model, state), _replaced(buffers), _Linearised(signals, rules):
+    with standing_in(model, state), _replaced(buffers), _Linearised(signals, rule_of):
         yield
 
 
 class _Linearised(TorchFunctionMode):
     """While active, every function of a signal does what the linearised network does."""
 
-    def __init__(self, signals: Signals, rules: Mapping[object, Rule]) -> None:
+    def __init__(self, signals: Signals, rule_of: Callable[[object], Rule]) -> None:
         super().__init__()
         self.signals = signals
-        self.rules = rules
+        self.rule_of = rule_of
 
     def __torch_function__(
         self,
@@ -52,8 +52,7 @@ class _Linearised(TorchFunctionMode):
         kwargs = kwargs or {}
         found = [value for value in tensors_in((args, kwargs)) if value in self.signals]
         if any(value.is_floating_point() for value in found):
-            rule: Rule = self.rules.get(func, inherit)
-            return rule(self.signals, func, *args, **kwargs)
+            return self.rule_of(func)(self.signals, func, *args, **kwargs)
         if found:  # token ids and masks that were put in: what is looked up with them is a signal
             return inherit(self.signals, func, *args, **kwargs)
         output = func(*args, **kwargs)

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from disbud.graph.flow.convolution import convolution
 from disbud.graph.flow.survivors import Survivors
 
 Value = Tensor | float
@@ -93,6 +94,10 @@ class Signals:
         at_one = {id(before): after for before, after in zip(signals, aligned, strict=True)}
         dtype = signals[0].dtype
         return [at_one.get(id(value), self._offset(value, exponent, dtype)) for value in values], exponent
+
+    def convolved(self, input: Tensor, weight: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """conv2d without a bias; what repeats in a signal of ones is computed once."""
+        return convolution(self.survivors, input, weight, *args, **kwargs)  # type: ignore[arg-type]
 
     def bias(self, value: Tensor | None, exponent: int) -> Tensor | None:
         """What the bias of a layer becomes: its absolute value, or None where biases are dropped."""

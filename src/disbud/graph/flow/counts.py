@@ -1,0 +1,160 @@
+"""Signals that count paths, and signals that only say whether there is one.
+
+Every kept weight is an edge and every constant factor a plain link: neither sizes nor signs act. Biases, and whatever
+else is added without coming from the input, are nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from disbud.graph.flow.signals import Signals
+from disbud.graph.flow.survivors import Survivors
+
+_REACHED = (
+    2.0**-10  # sums of ones are whole numbers; below lies the noise of a device that sums in another way
+)
+
+
+class Counts(Signals):
+    """Signals whose entries are numbers of paths from the input."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__(state.values(), Survivors({}, None), keep_biases=False)
+        self._gates: dict[int, Tensor] = {}
+
+    def factor(self, value: Tensor) -> Tensor:
+        """What multiplies: a signal or a mask as it is, any other constant by whether it is zero."""
+        return super().factor(value) if value in self or id(value) in self._magnitudes else _indicator(value)
+
+    def put_gate(self, tensor: Tensor) -> Tensor:
+        """Note a signal that steers another when multiplied with it, and is not zero without an input of its own."""
+        self._gates[id(tensor)] = tensor
+        return tensor
+
+    def is_gate(self, value: object) -> bool:
+        """Whether the value came from a sigmoid or a softmax."""
+        return id(value) in self._gates
+
+    def reads(self, weight: Tensor, input: Tensor) -> Tensor:
+        """Note that a layer with this weight reads this signal; gives what it is to compute with."""
+        return input
+
+    def gives(self, output: Tensor) -> Tensor:
+        """Note what the layer that read last makes of it."""
+        return output
+
+    def joined(self, a: Tensor, b: Tensor) -> Tensor:
+        """A product of two signals: paths come from both sides, and neither lives without the other."""
+        (a, b), exponent = self.align([a, b])
+        return self.settle((a + b) * (a > 0) * (b > 0), exponent)
+
+    def gated(self, carried: Tensor, gate: Tensor) -> Tensor:
+        """A signal times a gate, which carries no path itself."""
+        return self.put(carried * torch.ones_like(gate), self.exponent(carried))
+
+    def mixed(self, allowed: Tensor, scores: Tensor) -> Tensor:
+        """What softmax makes of scores: even shares, each a link of its own."""
+        self.put_softmax(allowed, of=scores)
+        return allowed
+
+
+@dataclass
+class Use:
+    """One reading of a signal by a layer: what it reads, through a copy of its own, and what it makes of it."""
+
+    layer: str
+    source: Tensor
+    inputs: Tensor
+    unit_axis: int
+    output: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
+class Reach(Counts):
+    """Signals whose entries are 1 where any path comes from the input, and derivatives 1 where any leads on."""
+
+    def __init__(self, state: Mapping[str, Tensor], layers: Iterable[str]) -> None:
+        super().__init__(state)
+        self.uses: list[Use] = []
+        self._layer_of = {id(state[name]): name for name in layers}
+        self._reading: Use | None = None
+        self._noting = True
+
+    def settle(self, tensor: Tensor, exponent: int) -> Tensor:
+        """Note a signal by whether anything reaches each entry."""
+        return self.put(saturated(tensor))
+
+    def convolved(self, input: Tensor, weight: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """conv2d at every position: those that are reached alike were not all reached by the same taps."""
+        return torch.conv2d(input, weight, None, *args, **kwargs)  # type: ignore[call-overload,no-any-return]
+
+    def reads(self, weight: Tensor, input: Tensor) -> Tensor:
+        """Note the use, and hand on a copy of the signal whose derivative is that of this use alone."""
+        self._reading = None
+        base = (
+            weight._base if weight._base is not None else weight
+        )  # a slice or transpose belongs to the same layer
+        name = self._layer_of.get(id(weight), self._layer_of.get(id(base)))
+        if name is None or not self._noting:
+            return input
+        copy = self.put(saturated(input))
+        if not copy.requires_grad:
+            copy.requires_grad_()
+        axis = -1 if weight.dim() == 2 else 1 - weight.dim()
+        self._reading = Use(name, input, copy, axis)
+        return copy
+
+    def gives(self, output: Tensor) -> Tensor:
+        """Note the output of the use that was just begun."""
+        if self._reading is not None:
+            self._reading.output = output
+            self.uses.append(self._reading)
+            self._reading = None
+        return output
+
+    def joined(self, a: Tensor, b: Tensor) -> Tensor:
+        """Alive where both are."""
+        return self.settle(a * b, 0)
+
+    def gated(self, carried: Tensor, gate: Tensor) -> Tensor:
+        """Alive where the signal is; where its gate is alive too, the outcome depends on that."""
+        return self.settle(carried * (1 + gate), 0)
+
+    def mixed(self, allowed: Tensor, scores: Tensor) -> Tensor:
+        """Every position allowed lets its value through, and a live score steers how much of it."""
+        return self.put_gate(self.put(allowed * (1 + scores.clamp(min=0))))
+
+    def close(self) -> None:
+        """Note no more uses: what runs from here on is forward computed again for its derivative."""
+        self._noting = False
+
+
+def saturated(tensor: Tensor) -> Tensor:
+    """1 where the tensor is positive, in its derivative too."""
+    reached: Tensor = _Saturated.apply(tensor)  # type: ignore[no-untyped-call]
+    return reached
+
+
+class _Saturated(torch.autograd.Function):
+    """Whether an entry is reached, and backwards whether anything is reached from it; attention's masks stay."""
+
+    @staticmethod
+    def forward(ctx, signal):  # type: ignore[no-untyped-def]
+        return _positive(signal).masked_fill_(signal == -math.inf, -math.inf)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        return _positive(gradient)
+
+
+def _positive(values: Tensor) -> Tensor:
+    return (values > _REACHED).to(values.dtype)
+
+
+def _indicator(value: Tensor) -> Tensor:
+    return (value != 0).to(value.dtype)
