@@ -34,6 +34,16 @@ _DESCRIPTION, _CHECKSUM = "disbud.ticket", "disbud.sha256"
 
 def write_ticket(ticket: Ticket, path: Path) -> None:
     """Write the ticket whole or not at all."""
+    try:
+        write_atomically(path, encoded(ticket))
+    except TicketError as error:
+        raise TicketError(f"{path}: {error}") from error
+    except OSError as error:
+        raise TicketError(f"{path}: the ticket cannot be written: {error.strerror or error}") from error
+
+
+def encoded(ticket: Ticket) -> bytes:
+    """The ticket as the bytes of its file."""
     packed = {name: _pack(mask) for name, mask in ticket.masks.items()}
     described: dict[str, Json] = {
         "format_version": FORMAT_VERSION,
@@ -44,12 +54,8 @@ def write_ticket(ticket: Ticket, path: Path) -> None:
     try:
         description = json.dumps(described, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise TicketError(f"{path}: the ticket's origin cannot be written as JSON: {error}") from error
-    metadata = {_DESCRIPTION: description, _CHECKSUM: _checksum(description, packed)}
-    try:
-        write_atomically(path, to_safetensors(packed, metadata))
-    except OSError as error:
-        raise TicketError(f"{path}: the ticket cannot be written: {error.strerror or error}") from error
+        raise TicketError(f"the ticket's origin cannot be written as JSON: {error}") from error
+    return to_safetensors(packed, {_DESCRIPTION: description, _CHECKSUM: _checksum(description, packed)})
 
 
 def read_ticket(path: Path) -> Ticket:

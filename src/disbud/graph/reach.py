@@ -30,9 +30,9 @@ class Reading:
     """One reading of a signal by a layer; a shared layer has several.
 
     `source` is a number, the same for all that read the same signal. `inputs` and `outputs` say which units the weights
-    on a path read and feed here; `alive` which units of the signal are on a path by whoever reads them. `positions` is
-    how often each weight is used on the example, `output` the number of the model's output that comes from here with no
-    other layer in between, if one does.
+    on a path read and feed here, `alive` which units of the signal are on a path by whoever reads them. So many of the
+    layer's `weights` take part (a third of them where attention projects with a part), each at so many `positions` of
+    the example. `output` is the number of the model's output that comes from here with no other layer in between.
     """
 
     layer: str
@@ -40,6 +40,7 @@ class Reading:
     inputs: Tensor
     outputs: Tensor
     alive: Tensor
+    weights: int
     positions: int
     output: int | None
 
@@ -101,6 +102,7 @@ def reach(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Reach
                 outputs=_units(use.output, use.unit_axis, gradients),
                 alive=_units(use.source, use.unit_axis, gradients)
                 | _units(use.inputs, use.unit_axis, gradients),
+                weights=use.weights,
                 positions=counted.numel() // max(1, counted.shape[use.unit_axis]),
                 output=last.get(id(use)),
             )

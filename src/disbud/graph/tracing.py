@@ -7,14 +7,14 @@ import fnmatch
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from disbud.errors import DisbudError
 from disbud.graph.layers import Layer
@@ -174,9 +174,22 @@ class _Watch(TorchFunctionMode):
 
 def _met_on_example(model: nn.Module, example: Example) -> list[Tensor]:
     with isolated(model, seed=0), torch.no_grad(), _Watch() as watch:
-        forward(model, on_device(example, device_of(model)))
+        forward(model, _of_its_type(model, on_device(example, device_of(model))))
     seen: list[Tensor] = watch.seen
     return seen
+
+
+def _of_its_type(model: nn.Module, example: Example) -> Example:
+    """The example in the type the model computes in, where all its parameters have one: only sizes matter."""
+    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if len(types) != 1:
+        return example
+    (dtype,) = types
+
+    def fitted(leaf: object) -> object:
+        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return cast("Example", tree_map(fitted, example))
 
 
 def _met_symbolically(model: nn.Module) -> list[Tensor]:

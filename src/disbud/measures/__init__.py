@@ -1,5 +1,6 @@
 """What can be read off a ticket and a model: weights, graphs, overlaps, signals. Every measure returns a `Table`."""
 
+from disbud.measures.cost import cost
 from disbud.measures.degrees import degree_distribution, degrees
 from disbud.measures.distances import jensen_shannon, kolmogorov_smirnov, wasserstein
 from disbud.measures.expansion import expansion
@@ -14,6 +15,7 @@ from disbud.measures.weights import compare_weights, histograms, weights
 __all__ = [
     "Table",
     "compare_weights",
+    "cost",
     "degree_distribution",
     "degrees",
     "expansion",

@@ -72,6 +72,7 @@ class Use:
     source: Tensor
     inputs: Tensor
     unit_axis: int
+    weights: int
     output: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
@@ -106,7 +107,7 @@ class Reach(Counts):
         if not copy.requires_grad:
             copy.requires_grad_()
         axis = -1 if weight.dim() == 2 else 1 - weight.dim()
-        self._reading = Use(name, input, copy, axis)
+        self._reading = Use(name, input, copy, axis, weight.numel())
         return copy
 
     def gives(self, output: Tensor) -> Tensor:
