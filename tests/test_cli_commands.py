@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
@@ -379,26 +378,15 @@ def test_many_entrants_are_shown_in_blocks_that_fit(
     assert [name for head in heads for name in head.split()[1:]] == methods
 
 
-def test_overlap_by_chance_is_the_mean_over_all_masks_of_the_same_densities() -> None:
-    def every_mask(size: int, kept: int) -> list[torch.Tensor]:
-        return [
-            torch.tensor([i in chosen for i in range(size)])
-            for chosen in itertools.combinations(range(size), kept)
-        ]
-
+def test_overlap_is_that_of_the_layers_both_tickets_prune() -> None:
     one = disbud.Ticket(
         {"a": torch.tensor([True, True, False, False]), "b": torch.tensor([True, False, False])}
     )
-    pairs = itertools.product(every_mask(4, 3), every_mask(3, 2))
-    shared = either = 0
-    for a, b in pairs:
-        shared += int((a & one.masks["a"]).sum() + (b & one.masks["b"]).sum())
-        either += int((a | one.masks["a"]).sum() + (b | one.masks["b"]).sum())
     other = disbud.Ticket(
-        {"a": torch.tensor([False, True, True, True]), "b": torch.tensor([True, True, False])}
+        {"a": torch.tensor([False, True, True, True]), "c": torch.tensor([True, True, False])}
     )
     found = overlap(one, other)
     assert found is not None
-    assert found.chance == pytest.approx(shared / either)
-    assert found.iou == pytest.approx((1 + 1) / (4 + 2))
+    assert found.iou == pytest.approx(1 / 4)
+    assert 0 < found.chance < 1
     assert overlap(one, disbud.Ticket({"c": torch.ones(2, dtype=torch.bool)})) is None

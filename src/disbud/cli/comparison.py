@@ -237,17 +237,14 @@ def _add_overlaps(comparison: Comparison, tickets: Sequence[Ticket | None]) -> N
 
 
 def overlap(one: Ticket, other: Ticket) -> Overlap | None:
-    """The overlap of two tickets over the layers both prune; None where they share no layer or keep nothing.
+    """The overlap of two tickets over the layers both prune; None where they share no layer or keep nothing."""
+    from disbud.measures import overlap as measured
+    from disbud.ticket import Ticket
 
-    By chance, a layer of n weights at densities a and b shares n a b of them, and n (a + b - a b) are in either.
-    """
     names = [name for name in one.masks if name in other.masks]
-    either = shared = expected_either = expected_shared = 0.0
-    for name in names:
-        first, second = one.masks[name], other.masks[name]
-        shared += int((first & second).sum())
-        either += int((first | second).sum())
-        n, a, b = first.numel(), float(first.sum()), float(second.sum())
-        expected_shared += a * b / n if n else 0.0
-        expected_either += a + b - a * b / n if n else 0.0
-    return Overlap(shared / either, expected_shared / expected_either) if either else None
+    if not names:
+        return None
+    first, second = (Ticket({name: ticket.masks[name] for name in names}) for ticket in (one, other))
+    found = measured(first, second)
+    iou, chance = found.iou, found.chance
+    return Overlap(iou, chance) if isinstance(iou, float) and isinstance(chance, float) else None
