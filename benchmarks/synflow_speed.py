@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 import disbud
-from disbud.methods import pruning
 from disbud.methods.scoring import Scoring
 from disbud.models import build
+from disbud.pruning import plan, rounds
 from plain_synflow import plain_synflow
 
 SHAPE, DENSITY, ROUNDS = (3, 32, 32), 0.05, 100
@@ -79,10 +79,10 @@ def clocked(clock: Clock) -> Iterator[None]:
 
         return run
 
-    highest = {"highest": timed("selection", pruning.keep_highest)}
+    highest = {"highest": timed("selection", plan.KEEP["highest"])}
     with (
-        mock.patch.object(pruning, "_score", timed("scores", pruning._score)),
-        mock.patch.dict(pruning._KEEP, highest),
+        mock.patch.object(rounds, "score_of", timed("scores", rounds.score_of)),
+        mock.patch.dict(plan.KEEP, highest),
         mock.patch.object(Scoring, "narrow", timed("survivors", Scoring.narrow)),
     ):
         yield

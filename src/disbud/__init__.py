@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from disbud.errors import DisbudError, TicketError
     from disbud.graph import Layer, prunable
     from disbud.methods.catalogue import method
-    from disbud.methods.pruning import prune, scores
     from disbud.origin import Origin
+    from disbud.pruning import prune, scores
     from disbud.ticket import Ticket
     from disbud.training import Recipe, Result, sparse, train
 
@@ -28,8 +28,8 @@ _HOMES = {
     "TicketError": "errors",
     "method": "methods.catalogue",
     "prunable": "graph",
-    "prune": "methods.pruning",
-    "scores": "methods.pruning",
+    "prune": "pruning",
+    "scores": "pruning",
     "sparse": "training",
     "train": "training",
 }

@@ -6,7 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -25,6 +25,11 @@ from disbud.cli.options import (
     shape_of,
 )
 from disbud.errors import DisbudError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from disbud.ticket import Ticket
 
 
 @Parameter(name="*")
@@ -119,6 +124,40 @@ def prune(
     return 0
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class HowToShow:
+    """The options of the page that `disbud inspect` writes."""
+
+    html: Annotated[
+        Path | None, Parameter(help="Write a page to look at: one file that any browser shows offline.")
+    ] = None
+    against: Annotated[
+        str | None,
+        Parameter(
+            help="On the page: densities to compare with, by a rule such as erk, or the file of a ticket."
+        ),
+    ] = None
+    intervention: Annotated[
+        str | None,
+        Parameter(help="On the page: show the kept weights after this too, as in shuffle. Needs --model."),
+    ] = None
+    zeros: Annotated[
+        Literal["in", "out"] | None,
+        Parameter(help="On the page: whether removed weights count as zeros in histograms; out unless said."),
+    ] = None
+
+    def check(self) -> None:
+        """Raise where an option of the page is given without a page, and where it could not be written."""
+        for option in ("against", "intervention", "zeros"):
+            if self.html is None and getattr(self, option) is not None:
+                raise DisbudError(f"--{option} is about the page: give --html FILE, as in --html ticket.html")
+        check_writable("--html", self.html)
+
+
+_AS_IT_IS = HowToShow()
+
+
 def inspect(
     ticket: Annotated[Path, Parameter(help="The file of a ticket.")],
     /,
@@ -127,29 +166,43 @@ def inspect(
         str | None,
         Parameter(help="Check that the ticket fits this model, and count what stays of the whole model."),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        Parameter(
+            help="The model's weights (safetensors); else those the ticket starts from, or of the seed."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        Parameter(
+            help="Draws the model's weights and the intervention; else the seed the ticket was made with."
+        ),
+    ] = None,
     classes: Classes = None,
     input_shape: InputShape = None,
+    how: HowToShow = _AS_IT_IS,
     common: Common = COMMON,
 ) -> int:
-    """Show what a ticket keeps of each layer, and where it came from."""
-    from disbud.cli.networks import network, use_threads
+    """Show what a ticket keeps of each layer, and where it came from; with --html, as a page to look at."""
+    from disbud.cli.networks import use_threads
     from disbud.cli.tickets import layer_table, origin_lines, summary, to_json
     from disbud.ticket import Ticket
 
     use_threads(common.threads)
+    how.check()
     loaded = Ticket.load(ticket)
-    parameters = None
-    if model is not None:
-        built = network(model, classes=classes, input_shape=shape_of(input_shape)).build(0)
-        loaded.check(built)
-        parameters = sum(parameter.numel() for parameter in built.parameters())
-    elif classes is not None or input_shape is not None:
-        raise DisbudError("--classes and --input-shape say how --model is built; give --model too")
-    left = None if parameters is None else parameters - loaded.total + loaded.kept
-    if common.json:
-        show.write_json(
-            {"ticket": str(ticket), "model": model, "parameters": parameters, "left": left, **to_json(loaded)}
+    if model is None and not (classes is input_shape is weights is seed is None):
+        raise DisbudError(
+            "--classes, --input-shape, --weights and --seed say how --model is built; give --model too"
         )
+    shown = None if model is None else _model_of(loaded, model, weights, seed, classes, shape_of(input_shape))
+    parameters = None if shown is None else sum(p.numel() for p in shown.module.parameters())
+    left = None if parameters is None else parameters - loaded.total + loaded.kept
+    if how.html is not None:
+        _write_page(loaded, ticket, shown, how)
+    if common.json:
+        named = {"ticket": str(ticket), "model": model, "html": None if how.html is None else str(how.html)}
+        show.write_json({**named, "parameters": parameters, "left": left, **to_json(loaded)})
         return 0
     show.write(summary(loaded), "", layer_table(loaded), "", *origin_lines(loaded.origin))
     if loaded.start is not None:
@@ -158,7 +211,70 @@ def inspect(
         show.write(
             "", f"fits {model}: {left:,} of its {parameters:,} parameters stay, those not pruned among them"
         )
+    if how.html is not None:
+        show.write("", f"wrote {how.html}")
     return 0
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A model to show a ticket with, an input of it where one is known, and where its weights come from."""
+
+    module: nn.Module
+    example: Tensor | None
+    seed: int
+    words: str
+
+
+def _model_of(
+    ticket: Ticket,
+    model: str,
+    weights: Path | None,
+    seed: int | None,
+    classes: int | None,
+    shape: tuple[int, ...] | None,
+) -> _Shown:
+    """The model with the weights the ticket was found on, as far as the options and the ticket say which."""
+    from disbud.cli.networks import network
+
+    origin = ticket.origin
+    while (
+        origin.parents
+    ):  # an intervention has a seed of its own; the model's is that of the ticket it began with
+        origin = origin.parents[0]
+    drawn_by = (origin.seed or 0) if seed is None else seed
+    net = network(model, classes=classes, input_shape=shape)
+    built = net.build(drawn_by, weights)
+    ticket.check(built)
+    words = f"{model}, weights drawn by seed {drawn_by}"
+    if weights is not None:
+        words = f"{model}, weights of {weights}"
+    elif ticket.start is not None and seed is None:
+        ticket.start_(built)
+        words = f"{model}, the weights that the ticket starts from"
+    return _Shown(built, net.example(), drawn_by, words)
+
+
+def _write_page(ticket: Ticket, file: Path, shown: _Shown | None, how: HowToShow) -> None:
+    from disbud import report
+    from disbud.cli.tickets import is_file
+    from disbud.ticket import Ticket
+
+    against: Ticket | str | None = how.against
+    if how.against is not None and is_file(how.against):
+        against = Ticket.load(how.against)
+    page = report.ticket(
+        ticket,
+        model=None if shown is None else shown.module,
+        example=None if shown is None else shown.example,
+        against=against,
+        intervention=how.intervention,
+        zeros=how.zeros or "out",
+        seed=0 if shown is None else shown.seed,
+        title=file.name.removesuffix(".safetensors").removesuffix(".ticket"),
+        about_model=None if shown is None else shown.words,
+    )
+    page.save(how.html or "")
 
 
 def _default_name(model: str, method: str, sparsity: float | None) -> Path:

@@ -48,7 +48,7 @@ class Pruning:
 
     def ticket(self, model: nn.Module, network: Network, *, sparsity: float | None, seed: int) -> Ticket:
         """Prune the model."""
-        from disbud.methods.pruning import prune
+        from disbud.pruning import prune
 
         looks = self.method.needs == "batches" and network.dataset is not None
         return prune(
@@ -81,7 +81,7 @@ def pruning_of(text: str, more: Mapping[str, object] | None = None) -> Pruning:
 
 def _known_settings(method: Method, densities: object) -> list[str]:
     """What `prune` takes besides what the command gives it: its own keywords, the method's, and the density rule's."""
-    from disbud.methods.pruning import prune
+    from disbud.pruning import prune
     from disbud.selection import RULES
 
     functions: list[Callable[..., object]] = [prune]

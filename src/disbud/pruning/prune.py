@@ -2,68 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from disbud.catalogue import Value, check_settings, find
-from disbud.errors import DisbudError, unknown_name
-from disbud.graph import Chosen, Layer, is_chain, prunable
+from disbud.catalogue import Value, find
+from disbud.errors import DisbudError
+from disbud.graph import Chosen, Layer, prunable
 from disbud.isolation import Example, bare, isolated
 from disbud.methods.catalogue import CATALOGUE, Method
 from disbud.methods.evidence import Evidence, Loss, cross_entropy
-from disbud.methods.scoring import Score, Scoring, Tensors
-from disbud.origin import Json, Origin
+from disbud.methods.scoring import Scoring
+from disbud.origin import Origin
 from disbud.parameters import canonical, fingerprint
+from disbud.pruning.plan import as_json, plan_of
+from disbud.pruning.rounds import masks_of, score_of
 from disbud.seeds import generator, global_streams
 from disbud.selection import (
-    RULES,
     Densities,
-    allocate,
     check_sparsity,
-    keep_highest,
-    keep_lowest,
-    kept_count,
-    schedule,
 )
 from disbud.ticket import Ticket
-
-_KEEP = {"highest": keep_highest, "lowest": keep_lowest}
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A method with every setting resolved."""
-
-    method: Method
-    densities: Densities | None
-    rule_settings: Mapping[str, Value]
-    score_settings: Mapping[str, Value]
-    rounds: int
-    schedule: str
-    keep: str
-    regrowth: bool
-    batch_norm: str
-
-    def to_json(self) -> dict[str, Json]:
-        densities: Json = self.densities if isinstance(self.densities, str | None) else "ticket"
-        if isinstance(self.densities, Mapping):
-            densities = dict(self.densities)
-        return {
-            "revision": self.method.revision,
-            "densities": densities,
-            "rounds": self.rounds,
-            "schedule": self.schedule,
-            "keep": self.keep,
-            "regrowth": self.regrowth,
-            "batch_norm": self.batch_norm,
-            **{key: _json(value) for key, value in {**self.rule_settings, **self.score_settings}.items()},
-        }
 
 
 def prune(
@@ -112,20 +74,20 @@ def prune(
     inner = bare(model)
     layers = prunable(inner, include=include, exclude=exclude, example=example)
     example = _example(entry, example, batches, seed)
-    plan = _plan(
+    plan = plan_of(
         entry, inner, settings, densities=densities, rounds=rounds, schedule=schedule, keep=keep, regrowth=regrowth,
         batch_norm=batch_norm,
     )  # fmt: skip
     evidence = _evidence(entry, batches, examples_per_class, batch_size, plan.rounds)
     scoring = _scoring(entry.name, inner, layers, evidence=evidence, loss=loss, example=example, seed=seed)
     with isolated(inner, seed=seed, batch_norm=plan.batch_norm):
-        masks = _masks(plan, scoring, sparsity)
-    resolved = plan.to_json() | {"include": _json(include), "exclude": _json(exclude)}
+        masks = masks_of(plan, scoring, sparsity)
+    resolved = plan.to_json() | {"include": as_json(include), "exclude": as_json(exclude)}
     if evidence is not None:
         resolved |= {
             "examples_per_class": examples_per_class,
             "batch_size": batch_size,
-            "loss": _json(loss or cross_entropy),
+            "loss": as_json(loss or cross_entropy),
         }
     parents = (plan.densities.origin,) if isinstance(plan.densities, Ticket) else ()
     origin = Origin(
@@ -170,7 +132,7 @@ def scores(
     inner = bare(model)
     layers = prunable(inner, include=include, exclude=exclude, example=example)
     example = _example(entry, example, batches, seed)
-    plan = _plan(entry, inner, settings, batch_norm=batch_norm)
+    plan = plan_of(entry, inner, settings, batch_norm=batch_norm)
     evidence = _evidence(entry, batches, examples_per_class, batch_size, 1)
     scoring = _scoring(entry.name, inner, layers, evidence=evidence, loss=loss, example=example, seed=seed)
     if ticket is not None:
@@ -182,7 +144,7 @@ def scores(
             for layer in layers
         }
     with isolated(inner, seed=seed, batch_norm=plan.batch_norm):
-        found = _score(plan, scoring)
+        found = score_of(plan, scoring)
     return {name: _full(found[name], scoring, name, regrowth=plan.regrowth) for name in scoring.weights}
 
 
@@ -194,108 +156,6 @@ def _full(score: Tensor, scoring: Scoring, name: str, *, regrowth: bool) -> Tens
     if score.shape == mask.shape:
         return score.masked_fill(~mask, 0)
     return torch.zeros_like(mask, dtype=score.dtype).masked_scatter_(mask, score)
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Layers ranked together, how many of their weights are left in the end, and the sparsity that is."""
-
-    names: tuple[str, ...]
-    size: int
-    kept: int
-    sparsity: float
-
-
-def _groups(plan: _Plan, layers: Sequence[Layer], sparsity: float | None) -> list[_Group]:
-    """All layers together, or each by itself with the budget its density rule gives it."""
-    if plan.densities is None:
-        assert sparsity is not None
-        total = sum(layer.size for layer in layers)
-        return [_Group(tuple(layer.name for layer in layers), total, kept_count(sparsity, total), sparsity)]
-    counts = allocate(plan.densities, layers, sparsity, **plan.rule_settings)
-    return [
-        _Group((x.name,), x.size, counts[x.name], 1 - counts[x.name] / x.size if x.size else 0.0)
-        for x in layers
-    ]
-
-
-def _masks(plan: _Plan, scoring: Scoring, sparsity: float | None) -> dict[str, Tensor]:
-    """Score and select, round after round; each group of layers goes down its own schedule to its own count."""
-    groups = _groups(plan, scoring.layers, sparsity)
-    steps = [schedule(plan.schedule, group.sparsity, plan.rounds) for group in groups]
-    for scoring.round in range(plan.rounds):
-        found = _score(plan, scoring)
-        kept = None if plan.regrowth else scoring.positions
-        candidates = found if kept is None else {name: _survivors(found[name], kept[name]) for name in found}
-        chosen: dict[str, Tensor] = {}
-        for group, step in zip(groups, steps, strict=True):
-            last = scoring.round == plan.rounds - 1
-            count = group.kept if last else kept_count(step[scoring.round], group.size)
-            chosen |= _KEEP[plan.keep]({name: candidates[name] for name in group.names}, count)
-        if kept is None:
-            scoring.masks = chosen
-        else:
-            scoring.narrow(chosen)
-    assert scoring.masks is not None
-    return scoring.masks
-
-
-def _survivors(score: Tensor, positions: Tensor) -> Tensor:
-    return score if score.shape == positions.shape else score.reshape(-1).index_select(0, positions)
-
-
-def _score(plan: _Plan, scoring: Scoring) -> Tensors:
-    function: Score = plan.method.load()  # type: ignore[assignment]
-    return function(scoring, **plan.score_settings)
-
-
-def _plan(
-    entry: Method,
-    model: nn.Module,
-    settings: Mapping[str, Value],
-    *,
-    densities: Densities | None = None,
-    rounds: int | None = None,
-    schedule: str | None = None,
-    keep: str = "highest",
-    regrowth: bool | None = None,
-    batch_norm: str | None = None,
-) -> _Plan:
-    densities = entry.densities if densities is None else densities
-    if densities == "global":
-        densities = None
-    if densities == "like":
-        raise DisbudError(f"{entry.name} takes the densities of another ticket: give densities=TICKET")
-    rule = _rule_settings(densities, model)
-    own = dict(entry.settings)
-    check_settings(f"method {entry.name!r}", settings, {**own, **rule})
-    if keep not in _KEEP:
-        raise unknown_name("way to keep", keep, _KEEP)
-    rounds = entry.rounds if rounds is None else rounds
-    return _Plan(
-        method=entry,
-        densities=densities,
-        rule_settings={key: settings.get(key, default) for key, default in rule.items()},
-        score_settings={key: settings.get(key, default) for key, default in own.items()},
-        rounds=rounds,
-        schedule=schedule or ("one-shot" if rounds == 1 else entry.schedule),
-        keep=keep,
-        regrowth=entry.regrowth if regrowth is None else regrowth,
-        batch_norm=batch_norm or entry.batch_norm,
-    )
-
-
-def _rule_settings(densities: Densities | None, model: nn.Module) -> dict[str, Value]:
-    """The settings of a density rule with their defaults; whether the model is a chain is read off the model."""
-    if not isinstance(densities, str):
-        return {}
-    if densities not in RULES:
-        raise unknown_name("density rule", densities, RULES)
-    parameters = inspect.signature(RULES[densities]).parameters.values()
-    found = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    if "chain" in found:
-        found["chain"] = is_chain(model)
-    return found
 
 
 def _check_sparsity_given(sparsity: float | None, densities: Densities | None) -> None:
@@ -372,12 +232,3 @@ def _scoring(
         # Two methods with one seed draw different tickets, so that a control is not a copy of what it controls.
         streams=partial(generator, seed, "mask", method),
     )
-
-
-def _json(value: object) -> Json:
-    """A setting as it goes into the origin: plain values as they are, functions by their name."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if callable(value):
-        return f"{getattr(value, '__module__', '?')}:{getattr(value, '__qualname__', type(value).__name__)}"
-    return [_json(item) for item in value] if isinstance(value, Iterable) else repr(value)

@@ -1,0 +1,108 @@
+"""A method with every setting resolved: what is ranked with what, in how many rounds, and what goes to the origin."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from disbud.catalogue import Value, check_settings
+from disbud.errors import DisbudError, unknown_name
+from disbud.graph import is_chain
+from disbud.methods.catalogue import Method
+from disbud.origin import Json
+from disbud.selection import RULES, Densities, keep_highest, keep_lowest
+
+KEEP = {"highest": keep_highest, "lowest": keep_lowest}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A method with every setting resolved."""
+
+    method: Method
+    densities: Densities | None
+    rule_settings: Mapping[str, Value]
+    score_settings: Mapping[str, Value]
+    rounds: int
+    schedule: str
+    keep: str
+    regrowth: bool
+    batch_norm: str
+
+    def to_json(self) -> dict[str, Json]:
+        """What goes into the ticket's origin."""
+        densities: Json = self.densities if isinstance(self.densities, str | None) else "ticket"
+        if isinstance(self.densities, Mapping):
+            densities = dict(self.densities)
+        return {
+            "revision": self.method.revision,
+            "densities": densities,
+            "rounds": self.rounds,
+            "schedule": self.schedule,
+            "keep": self.keep,
+            "regrowth": self.regrowth,
+            "batch_norm": self.batch_norm,
+            **{key: as_json(value) for key, value in {**self.rule_settings, **self.score_settings}.items()},
+        }
+
+
+def plan_of(
+    entry: Method,
+    model: nn.Module,
+    settings: Mapping[str, Value],
+    *,
+    densities: Densities | None = None,
+    rounds: int | None = None,
+    schedule: str | None = None,
+    keep: str = "highest",
+    regrowth: bool | None = None,
+    batch_norm: str | None = None,
+) -> Plan:
+    """The plan of a method, its own defaults overridden by what is given."""
+    densities = entry.densities if densities is None else densities
+    if densities == "global":
+        densities = None
+    if densities == "like":
+        raise DisbudError(f"{entry.name} takes the densities of another ticket: give densities=TICKET")
+    rule = _rule_settings(densities, model)
+    own = dict(entry.settings)
+    check_settings(f"method {entry.name!r}", settings, {**own, **rule})
+    if keep not in KEEP:
+        raise unknown_name("way to keep", keep, KEEP)
+    rounds = entry.rounds if rounds is None else rounds
+    return Plan(
+        method=entry,
+        densities=densities,
+        rule_settings={key: settings.get(key, default) for key, default in rule.items()},
+        score_settings={key: settings.get(key, default) for key, default in own.items()},
+        rounds=rounds,
+        schedule=schedule or ("one-shot" if rounds == 1 else entry.schedule),
+        keep=keep,
+        regrowth=entry.regrowth if regrowth is None else regrowth,
+        batch_norm=batch_norm or entry.batch_norm,
+    )
+
+
+def _rule_settings(densities: Densities | None, model: nn.Module) -> dict[str, Value]:
+    """The settings of a density rule with their defaults; whether the model is a chain is read off the model."""
+    if not isinstance(densities, str):
+        return {}
+    if densities not in RULES:
+        raise unknown_name("density rule", densities, RULES)
+    parameters = inspect.signature(RULES[densities]).parameters.values()
+    found = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    if "chain" in found:
+        found["chain"] = is_chain(model)
+    return found
+
+
+def as_json(value: object) -> Json:
+    """A setting as it goes into the origin: plain values as they are, functions by their name."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if callable(value):
+        return f"{getattr(value, '__module__', '?')}:{getattr(value, '__qualname__', type(value).__name__)}"
+    return [as_json(item) for item in value] if isinstance(value, Iterable) else repr(value)
