@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from unittest import mock
 
 import pytest
 import torch
@@ -318,3 +319,28 @@ def test_a_method_of_ones_own_is_known_by_name() -> None:
             disbud.method("test-other", "another", needs="data")
     finally:
         del CATALOGUE["test-power"]
+
+
+def test_a_construction_makes_masks_itself_and_keeps_to_its_budget() -> None:
+    def first(s: Scoring, budget: int | dict[str, int], *, fewer: int) -> dict[str, Tensor]:
+        masks = {}
+        for name, weight in s.weights.items():
+            count = budget[name] if isinstance(budget, dict) else budget // len(s.weights)
+            masks[name] = (torch.arange(weight.numel()) < count - fewer).view(weight.shape)
+        return masks
+
+    with mock.patch.dict(CATALOGUE):
+        disbud.method("first", "the first weights", construction=True, fewer=0)(first)
+        model = nn.Sequential(nn.Linear(10, 10, bias=False), nn.ReLU(), nn.Linear(10, 10, bias=False))
+        ticket = disbud.prune(model, "first", sparsity=0.9, densities="uniform")
+        assert [mask.view(-1).nonzero().view(-1).tolist() for mask in ticket.masks.values()] == [
+            [*range(10)]
+        ] * 2
+        assert disbud.prune(model, "first", sparsity=0.9).kept == 20
+        with pytest.raises(DisbudError, match=r"first kept 9 weights of 0\.weight, not 10"):
+            disbud.prune(model, "first", sparsity=0.9, densities="uniform", fewer=1)
+        for wrong in ({"rounds": 3}, {"keep": "lowest"}, {"schedule": "linear"}):
+            with pytest.raises(DisbudError, match="first builds its masks and ranks no scores, so it has no"):
+                disbud.prune(model, "first", sparsity=0.9, **wrong)
+        with pytest.raises(DisbudError, match="first builds its masks and gives no scores"):
+            disbud.scores(model, "first")

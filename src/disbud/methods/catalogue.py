@@ -14,7 +14,10 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 @dataclass(frozen=True)
 class Method(Entry):
-    """A pruning method: a score function and how its scores are turned into a ticket.
+    """A pruning method: a score function and how its scores are turned into a ticket; or a construction.
+
+    A construction makes masks itself: it is a function of the `Scoring` and of a budget, the number of weights to keep
+    in each layer or, where no density rule gives that, in all. It has neither rounds nor a ranking.
 
     `densities` None ranks all layers together; a density rule ranks each layer by itself. `rounds` and `schedule` are
     defaults. In a method with `regrowth`, a weight pruned in one round may return in the next. `batch_norm` is the mode
@@ -28,6 +31,7 @@ class Method(Entry):
     schedule: str = "exponential"
     regrowth: bool = False
     batch_norm: str = "train"
+    construction: bool = False
 
 
 _RANDOM, _MAGNITUDE = "disbud.methods.random:random", "disbud.methods.magnitude:magnitude"
@@ -145,13 +149,15 @@ def method(
     schedule: str = "exponential",
     regrowth: bool = False,
     batch_norm: str = "train",
+    construction: bool = False,
     revision: int = 1,
     **settings: Value,
 ) -> Callable[[Function], Function]:
     """Make a score function of one's own a method that `prune` and `scores` know by name.
 
     The function takes a `Scoring` and gives a score for each weight, the highest of which are kept; `settings` are its
-    keyword arguments and their defaults.
+    keyword arguments and their defaults. A construction takes the budget as well, the number of weights to keep in each
+    layer (with no density rule: in all), and gives masks.
 
     >>> import disbud, torch
     >>> @disbud.method("smallest", "the smallest weights")
@@ -174,7 +180,7 @@ def method(
             )
         CATALOGUE[name] = _Given(
             name, summary, reference, settings, revision, source, needs, densities, rounds, schedule, regrowth,
-            batch_norm, given=function,
+            batch_norm, construction, given=function,
         )  # fmt: skip
         return function
 

@@ -72,6 +72,8 @@ def plan_of(
     check_settings(f"method {entry.name!r}", settings, {**own, **rule})
     if keep not in KEEP:
         raise unknown_name("way to keep", keep, KEEP)
+    if entry.construction:
+        _check_not_ranked(entry, {"rounds": rounds, "schedule": schedule, "keep": keep, "regrowth": regrowth})
     rounds = entry.rounds if rounds is None else rounds
     return Plan(
         method=entry,
@@ -84,6 +86,14 @@ def plan_of(
         regrowth=entry.regrowth if regrowth is None else regrowth,
         batch_norm=batch_norm or entry.batch_norm,
     )
+
+
+def _check_not_ranked(entry: Method, given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value not in (None, "highest"):
+            raise DisbudError(
+                f"{entry.name} builds its masks and ranks no scores, so it has no {name}={value!r}; leave that out"
+            )
 
 
 def _rule_settings(densities: Densities | None, model: nn.Module) -> dict[str, Value]:

@@ -129,6 +129,10 @@ def scores(
     True
     """
     entry = find("method", method, CATALOGUE)
+    if entry.construction:
+        raise DisbudError(
+            f"{entry.name} builds its masks and gives no scores; prune with it, or score with another"
+        )
     inner = bare(model)
     layers = prunable(inner, include=include, exclude=exclude, example=example)
     example = _example(entry, example, batches, seed)

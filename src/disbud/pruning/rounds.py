@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor
 
+from disbud.errors import DisbudError
 from disbud.graph import Layer
 from disbud.methods.scoring import Score, Scoring, Tensors
 from disbud.pruning.plan import KEEP, Plan
@@ -39,6 +41,8 @@ def _groups(plan: Plan, layers: Sequence[Layer], sparsity: float | None) -> list
 def masks_of(plan: Plan, scoring: Scoring, sparsity: float | None) -> dict[str, Tensor]:
     """Score and select, round after round; each group of layers goes down its own schedule to its own count."""
     groups = _groups(plan, scoring.layers, sparsity)
+    if plan.method.construction:
+        return _constructed(plan, scoring, groups)
     steps = [schedule(plan.schedule, group.sparsity, plan.rounds) for group in groups]
     for scoring.round in range(plan.rounds):
         found = score_of(plan, scoring)
@@ -55,6 +59,19 @@ def masks_of(plan: Plan, scoring: Scoring, sparsity: float | None) -> dict[str, 
             scoring.narrow(chosen)
     assert scoring.masks is not None
     return scoring.masks
+
+
+def _constructed(plan: Plan, scoring: Scoring, groups: Sequence[_Group]) -> dict[str, Tensor]:
+    """Masks from a construction, which keeps to its budget like everything else."""
+    budget = {group.names[0]: group.kept for group in groups} if plan.densities else groups[0].kept
+    masks = cast("dict[str, Tensor]", plan.method.load()(scoring, budget, **plan.score_settings))
+    for group in groups:
+        kept = sum(int(masks[name].sum()) for name in group.names)
+        if kept != group.kept:
+            raise DisbudError(
+                f"{plan.method.name} kept {kept:,} weights of {', '.join(group.names[:3])}, not {group.kept:,}"
+            )
+    return masks
 
 
 def _survivors(score: Tensor, positions: Tensor) -> Tensor:
