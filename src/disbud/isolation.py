@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
@@ -140,6 +141,13 @@ def on_device(values: Nested, device: torch.device | None) -> Nested:
 
 
 def leaves(values: object) -> list[object]:
-    """What nested containers hold, in order; mappings of any class are opened, also those torch does not know."""
-    opened = (leaves(dict(leaf)) if isinstance(leaf, Mapping) else [leaf] for leaf in tree_leaves(values))
-    return [leaf for part in opened for leaf in part]
+    """What nested containers hold, in order; mappings and dataclasses are opened too, which torch does not know."""
+    return [leaf for part in tree_leaves(values) for leaf in _opened(part)]
+
+
+def _opened(value: object) -> list[object]:
+    if isinstance(value, Mapping):
+        return leaves(dict(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return leaves([getattr(value, field.name) for field in dataclasses.fields(value)])
+    return [value]

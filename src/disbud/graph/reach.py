@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -175,8 +176,28 @@ def _counting(
             leaf.requires_grad_(isinstance(signals, Reach) and leaf.is_floating_point())
     buffers = list(buffers_in(model, dtype, positive=False))
     with isolated(model, seed=0), linearised(model, state, buffers, signals, rule_of=counting_rule):
-        output = model(*args, **kwargs)
-        yield signals.outputs([leaf for leaf in leaves(output) if isinstance(leaf, Tensor)])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Converting a tensor with requires_grad=True to a scalar")
+            output = _followed(model, *args, **kwargs)
+        found = signals.outputs([leaf for leaf in leaves(output) if isinstance(leaf, Tensor)])
+        if not found:
+            raise DisbudError(
+                f"no output of the model comes from its input by way of tensors: it returns a {type(output).__name__}; "
+                "paths need a model that returns what it computes, such as logits"
+            )
+        yield found
+
+
+def _followed(model: nn.Module, *args: object, **kwargs: object) -> object:
+    try:
+        return model(*args, **kwargs)
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
+        if isinstance(error, DisbudError):
+            raise
+        raise DisbudError(
+            f"the model runs on the example, but not where its signals count paths: {error}; it may take its "
+            "outputs or other tensors out of torch, to a type of their own, or decide by their values"
+        ) from error
 
 
 def _gradients(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> dict[int, Tensor]:
@@ -192,13 +213,13 @@ def _gradients(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> dict[int,
 def _leads_on(tensor: Tensor, gradients: Mapping[int, Tensor]) -> Tensor:
     """Where something is reached from an entry."""
     gradient = gradients.get(id(tensor))
-    return torch.zeros(tensor.shape, dtype=torch.bool) if gradient is None else gradient.cpu() > 0
+    return torch.zeros(tensor.shape, dtype=torch.bool) if gradient is None else gradient.cpu() != 0
 
 
 def _units(signal: Tensor, axis: int, gradients: Mapping[int, Tensor]) -> Tensor:
     """The units of a signal of which some entry is reached and leads on."""
     on_path = (signal.detach().cpu() > 0) & _leads_on(signal, gradients)
-    return on_path.movedim(axis, 0).flatten(1).any(1)
+    return on_path.movedim(axis, 0).reshape(signal.shape[axis], -1).any(1)
 
 
 def _last(outputs: Sequence[Tensor], uses: Sequence[Use]) -> dict[int, int]:

@@ -22,15 +22,23 @@ Rule = Callable[..., object]
 
 def inherit(signals: Signals, func: Callable[..., object], *args: object, **kwargs: object) -> object:
     """A function without a rule of its own scales with its signals: views, pooling, sums, padding."""
+    args, kwargs, exponent = at_one_exponent(signals, args, kwargs)
+    output = func(*args, **kwargs)
+    for value in tensors_in((output,)):
+        signals.put(value, exponent)
+    return output
+
+
+def at_one_exponent(
+    signals: Signals, args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[tuple[object, ...], dict[str, object], int]:
+    """The arguments with their signals brought to one exponent, and that exponent."""
     found = [value for value in tensors_in((args, kwargs)) if value in signals and value.is_floating_point()]
     aligned, exponent = signals.align(found)
     if any(new is not old for new, old in zip(aligned, found, strict=True)):
         replacement = {id(old): new for new, old in zip(aligned, found, strict=True)}
         args, kwargs = tree_map(lambda leaf: replacement.get(id(leaf), leaf), (args, kwargs))
-    output = func(*args, **kwargs)
-    for value in tensors_in((output,)):
-        signals.put(value, exponent)
-    return output
+    return args, kwargs, exponent
 
 
 def blank(signals: Signals, func: Callable[..., object], *args: object, **kwargs: object) -> object:
@@ -48,6 +56,17 @@ def likened(
 def identity(signals: Signals, func: Function, input: Tensor, *args: object, **kwargs: object) -> Tensor:
     """Activations, bounds, dropout, signs."""
     return input
+
+
+def cast(
+    signals: Signals, func: Callable[..., object], input: Tensor, *args: object, **kwargs: object
+) -> object:
+    """Another floating-point type, which a signal does not take; or another device."""
+    if input not in signals:
+        return likened(signals, func, input, *args, **kwargs)
+    output = inherit(signals, func, input, *args, **kwargs)
+    same = isinstance(output, Tensor) and output.is_floating_point() and output.device == input.device
+    return input if same else output
 
 
 def relu(signals: Signals, func: Function, input: Tensor, *args: object, **kwargs: object) -> object:
@@ -196,6 +215,8 @@ def fill(signals: Signals, func: Function, input: Tensor, mask: Tensor, value: V
 def assign(signals: Signals, func: Function, target: Tensor, index: object, value: Value) -> None:
     """target[index] = value."""
     signals.put(target, signals.exponent(target))
+    if isinstance(value, Tensor) and value.is_floating_point() and target.dtype != value.dtype:
+        target.data = target.data.to(value.dtype)  # made in torch's own default type
     (scaled, value), exponent = signals.terms([target, value])
     if isinstance(scaled, Tensor) and scaled is not target:
         target.copy_(scaled)

@@ -7,19 +7,22 @@ gate and steers it as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._pytree import tree_map
 
 from disbud.errors import DisbudError
 from disbud.graph.flow import arithmetic, mixing, pooling
 from disbud.graph.flow.arithmetic import Rule, homes, in_place
-from disbud.graph.flow.counts import Counts, Reach
+from disbud.graph.flow.counts import DETACHING, Counts
 from disbud.graph.flow.rules import TABLE
 from disbud.graph.flow.signals import Function, Signals, Value, passes, tensors_in
+
+Values = TypeVar("Values")
 
 
 def counting(signals: Signals) -> Counts:
@@ -28,13 +31,61 @@ def counting(signals: Signals) -> Counts:
 
 
 def inherit(signals: Signals, func: Callable[..., object], *args: object, **kwargs: object) -> object:
-    """A function without a rule of its own: what is made of a gate alone, a view or a sum of it, is a gate."""
-    output = arithmetic.inherit(signals, func, *args, **kwargs)
-    found = [value for value in tensors_in((args, kwargs)) if value in signals]
-    if all(counting(signals).is_gate(value) for value in found):
-        for value in tensors_in((output,)):
-            counting(signals).put_gate(value)
+    """A function without a rule of its own must move its signals or add them up.
+
+    What is made of gates alone, a view or a sum of them, is a gate.
+    """
+    counts = counting(signals)
+    found = [value for value in tensors_in((args, kwargs)) if value in signals and value.is_floating_point()]
+    args, kwargs, exponent = arithmetic.at_one_exponent(signals, args, kwargs)
+    output = func(*args, **kwargs)
+    made = list(tensors_in((output,)))
+    numbers = [value for value in made if value.is_floating_point()]
+    if not found or not made:
+        for value in made:
+            signals.put(value, exponent)
+        return output
+    if not getattr(func, "__name__", "").endswith("_"):  # which works in place, and not twice
+        _check_moves_or_adds(func, args, kwargs, found, numbers)
+    for value in numbers:
+        signals.put(value, exponent)
+    for value in made:
+        if not value.is_floating_point():
+            counts.put_condition(value)
+    if numbers and all(counts.is_gate(value) for value in found):
+        links = {id(value): counts.links(value) for value in found}
+        through = func(*_replaced(args, links), **_replaced(kwargs, links))
+        same = [value for value in tensors_in((through,)) if value.is_floating_point()]
+        for value, link in zip(numbers, same, strict=True):
+            counts.put_gate(value, link)
     return output
+
+
+def _check_moves_or_adds(
+    func: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    found: Sequence[Tensor],
+    made: Sequence[Tensor],
+) -> None:
+    """Raise where twice the signals do not give exactly twice the outcome: powers of two are exact."""
+    if not made:
+        return
+    present = {id(value) for value in tensors_in((args, kwargs))}
+    doubled = {id(value): 2 * value for value in found if id(value) in present}
+    with torch.no_grad():
+        twice = func(*_replaced(args, doubled), **_replaced(kwargs, doubled))
+    again = [value for value in tensors_in((twice,)) if value.is_floating_point()]
+    if doubled and not all(torch.equal(two, 2 * one) for one, two in zip(made, again, strict=True)):
+        raise DisbudError(
+            f"paths are not defined through {getattr(func, '__name__', func)}, which neither moves its input nor adds "
+            "it up, and is no activation, layer, pooling or normalisation that disbud knows"
+        )
+
+
+def _replaced(values: Values, replacement: Mapping[int, Tensor]) -> Values:
+    replaced: Values = tree_map(lambda leaf: replacement.get(id(leaf), leaf), values)
+    return replaced
 
 
 def layer(
@@ -47,31 +98,55 @@ def layer(
 
 
 def gate(signals: Signals, func: Function, input: Tensor, *_: object, **__: object) -> Tensor:
-    """sigmoid: the identity, and where it multiplies another signal, a gate."""
+    """sigmoid: the identity, and where it multiplies another signal, a gate that is open."""
     opened = signals.put(input.view_as(input), signals.exponent(input))
-    return counting(signals).put_gate(opened)
+    return counting(signals).put_gate(opened, torch.ones_like(input))
 
 
 def glu(signals: Signals, func: Function, input: Tensor, dim: int = -1) -> Tensor:
     """One half gates the other."""
     carried, steering = (signals.put(part, signals.exponent(input)) for part in input.chunk(2, dim))
-    return counting(signals).gated(carried, steering)
+    return times(signals, torch.mul, carried, gate(signals, func, steering))
 
 
 def times(signals: Signals, func: Function, input: Value, other: Value) -> Tensor:
     """input * other, by what each of them is: a signal, a gate, or a constant that is zero or not."""
     counts = counting(signals)
-    if not (input in signals and other in signals):
-        a, b = (
-            counts.factor(value) if isinstance(value, Tensor) else float(value != 0)
-            for value in (input, other)
-        )
-        return signals.settle(torch.mul(a, b), signals.exponent(input) + signals.exponent(other))
-    assert isinstance(input, Tensor)
-    assert isinstance(other, Tensor)
-    if counts.is_gate(other):
-        return counts.gated(input, other)
-    return counts.gated(other, input) if counts.is_gate(input) else counts.joined(input, other)
+    if input in signals and other in signals:
+        assert isinstance(input, Tensor)
+        assert isinstance(other, Tensor)
+        if counts.is_gate(other):
+            return _gated(counts, input, other)
+        return _gated(counts, other, input) if counts.is_gate(input) else counts.joined(input, other)
+    signal, constant = (input, other) if input in signals else (other, input)
+    assert isinstance(signal, Tensor)
+    scale = 1.0 if counts.is_condition(constant) else _whether(counts, constant)
+    output = signals.settle(torch.mul(signal, scale), signals.exponent(signal) + signals.exponent(constant))
+    if counts.is_gate(signal):
+        counts.put_gate(output, counts.links(signal) * scale)
+    return output
+
+
+def _gated(counts: Counts, carried: Tensor, gate: Tensor) -> Tensor:
+    output = counts.settle(carried * counts.opened(gate), counts.exponent(carried))
+    if counts.is_gate(carried):
+        counts.put_gate(output, counts.links(carried) * counts.links(gate))
+    return output
+
+
+def _whether(counts: Counts, constant: Value) -> Value:
+    return counts.factor(constant) if isinstance(constant, Tensor) else float(constant != 0)
+
+
+def product(signals: Signals, func: Function, *args: object, **kwargs: object) -> Tensor:
+    """Matrix products; of two signals, the product of their counts; of a gate and a signal, that of its links."""
+    counts = counting(signals)
+    found = [value for value in tensors_in((args, kwargs)) if value in signals]
+    gates = [value for value in found if counts.is_gate(value)]
+    if gates and len(gates) < len(found):
+        opened = {id(value): counts.opened(value) for value in gates}
+        args, kwargs = _replaced(args, opened), _replaced(kwargs, opened)
+    return arithmetic.product(signals, func, *args, **kwargs)
 
 
 def over(signals: Signals, func: Function, input: Value, other: Value, **kwargs: object) -> Tensor:
@@ -96,16 +171,41 @@ def power(signals: Signals, func: Function, input: Value, exponent: Value | None
 
 
 def plus(signals: Signals, func: Function, input: Value, other: Value, *, alpha: float = 1) -> Tensor:
-    """input + other, whatever the sign and size in which other is added."""
-    return arithmetic.plus(signals, func, input, other)
+    """input + other, whatever the sign and size in which other is added; a gate and a constant are a gate."""
+    counts, output = counting(signals), arithmetic.plus(signals, func, input, other)
+    for one, more in ((input, other), (other, input)):
+        if counts.is_gate(one) and more not in signals:
+            counts.put_gate(output, counts.links(cast(Tensor, one)).expand_as(output))
+    return output
+
+
+def choose(signals: Signals, func: Function, condition: Tensor, input: Value, other: Value) -> Tensor:
+    """where(condition, input, other); what signals decide can come from either side."""
+    if counting(signals).is_condition(condition):
+        return arithmetic.plus(signals, func, input, other)
+    return arithmetic.choose(signals, func, condition, input, other)
+
+
+def between(signals: Signals, func: Function, input: Tensor, end: Tensor, weight: Value) -> Tensor:
+    """lerp: both ends."""
+    return arithmetic.plus(signals, func, input, end)
 
 
 def plus_product(
     signals: Signals, func: Function, input: Value, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
     """input + a @ b."""
-    found = arithmetic.product(signals, torch.matmul, a, b)
+    found = product(signals, torch.matmul, a, b)
     return arithmetic.plus(signals, torch.add, found, input)
+
+
+def differences(signals: Signals, func: Function, input: Tensor, n: int = 1, dim: int = -1) -> Tensor:
+    """diff: neighbours joined."""
+    for _ in range(n):
+        size, exponent = input.shape[dim] - 1, signals.exponent(input)
+        before, after = (signals.put(input.narrow(dim, start, size), exponent) for start in (0, 1))
+        input = arithmetic.plus(signals, func, before, after)
+    return input
 
 
 def extreme(
@@ -135,9 +235,9 @@ def softmax(
     signals: Signals, func: Function, input: Tensor, dim: int | None = None, *_: object,
     dtype: torch.dtype | None = None, **__: object,
 ) -> Tensor:  # fmt: skip
-    """A link from every entry that is not masked."""
-    allowed = passes(input.detach()).to(dtype or input.dtype)
-    return counting(signals).mixed(allowed, input)
+    """The identity where nothing is masked, and where it multiplies another signal, a gate."""
+    scores = signals.put(input.clamp(min=0), signals.exponent(input))
+    return counting(signals).put_gate(scores, passes(input.detach()).to(input.dtype))
 
 
 def attention(
@@ -187,17 +287,15 @@ def multi_head_attention(
 def refuse_recurrent(signals: Signals, func: Function, *_: object) -> object:
     """Recurrent cells have gates inside, whose paths torch does not show."""
     raise DisbudError(
-        f"paths are not defined through {func.__name__.split('_')[0].upper()} layers, whose gates are computed inside "
-        "torch; measure the rest of the model by itself"
+        f"paths are not defined through recurrent layers ({func.__name__}), whose gates are computed inside torch; "
+        "measure the rest of the model by itself"
     )
 
 
 def _attended(signals: Signals, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
     counts = counting(signals)
-    links = allowed.to(value.dtype)
-    if isinstance(signals, Reach):
-        scores = arithmetic.product(signals, torch.matmul, query, key.transpose(-2, -1))
-        links = counts.mixed(links, scores)
+    scores = arithmetic.product(signals, torch.matmul, query, key.transpose(-2, -1))
+    links = counts.opened(counts.put_gate(scores, allowed.to(value.dtype).expand_as(scores)))
     return arithmetic.product(signals, torch.matmul, links, value)
 
 
@@ -210,6 +308,8 @@ _RULES: dict[str, Rule] = {
     "batch_norm instance_norm layer_norm rms_norm group_norm relu relu_": arithmetic.identity,
     "sigmoid expit hardsigmoid": gate,
     "glu": glu,
+    "matmul __matmul__ __rmatmul__ mm bmm mv dot vdot inner outer ger": product,
+    "einsum tensordot kron multi_dot chain_matmul": product,
     "mul multiply __mul__ __rmul__": times,
     "div divide true_divide __truediv__ __div__": over,
     "__rtruediv__ __rdiv__": under,
@@ -219,9 +319,12 @@ _RULES: dict[str, Rule] = {
     "maximum minimum fmax fmin max min": extreme,
     "mean nanmean amax amin logsumexp": pooling.summed,
     "softmax": softmax,
+    "where": choose,
+    "lerp": between,
+    "diff": differences,
     "scaled_dot_product_attention": attention,
     "multi_head_attention_forward": multi_head_attention,
-    "lstm gru rnn_tanh rnn_relu": refuse_recurrent,
+    "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell": refuse_recurrent,
     "max_pool1d max_pool1d_with_indices avg_pool1d": pooling.pool(1),
     "max_pool2d max_pool2d_with_indices avg_pool2d": pooling.pool(2),
     "max_pool3d max_pool3d_with_indices avg_pool3d": pooling.pool(3),
@@ -239,7 +342,9 @@ _IN_PLACE: dict[str, Callable[..., Tensor]] = {
 
 def _table() -> dict[object, Rule]:
     rules = _RULES | {names: in_place(rule) for names, rule in _IN_PLACE.items()}
-    return TABLE | {function: rule for names, rule in rules.items() for function in homes(names)}
+    own: dict[object, Rule] = {function: rule for names, rule in rules.items() for function in homes(names)}
+    derivatives = dict.fromkeys((torch.autograd.grad, torch.autograd.backward), arithmetic.blank)
+    return TABLE | own | dict.fromkeys(DETACHING, arithmetic.identity) | derivatives
 
 
 _TABLE = _table()

@@ -7,12 +7,13 @@ else is added without coming from the input, are nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from disbud.errors import DisbudError
 from disbud.graph.flow.signals import Signals
 from disbud.graph.flow.survivors import Survivors
 
@@ -21,25 +22,50 @@ _REACHED = (
 )
 
 
+DETACHING = (Tensor.detach, torch.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
+
+
 class Counts(Signals):
     """Signals whose entries are numbers of paths from the input."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         super().__init__(state.values(), Survivors({}, None), keep_biases=False)
-        self._gates: dict[int, Tensor] = {}
+        self._gates: dict[int, tuple[Tensor, Tensor]] = {}
+        self._conditions: dict[int, Tensor] = {}
 
     def factor(self, value: Tensor) -> Tensor:
         """What multiplies: a signal or a mask as it is, any other constant by whether it is zero."""
-        return super().factor(value) if value in self or id(value) in self._magnitudes else _indicator(value)
+        known = value in self or id(value) in self._magnitudes
+        return super().factor(value) if known else _indicator(value)
 
-    def put_gate(self, tensor: Tensor) -> Tensor:
-        """Note a signal that steers another when multiplied with it, and is not zero without an input of its own."""
-        self._gates[id(tensor)] = tensor
+    def constant(self, func: Callable[..., object], *args: object, **kwargs: object) -> object:
+        """As it is; a weight stays a weight also where the model takes it out of the graph."""
+        return args[0] if func in DETACHING else func(*args, **kwargs)
+
+    def put_gate(self, tensor: Tensor, links: Tensor) -> Tensor:
+        """Note a signal that steers another when multiplied with it, and the links that are there without it."""
+        self._gates[id(tensor)] = (tensor, links)
         return tensor
 
     def is_gate(self, value: object) -> bool:
         """Whether the value came from a sigmoid or a softmax."""
         return id(value) in self._gates
+
+    def links(self, gate: Tensor) -> Tensor:
+        """Where a gate lets pass what it is multiplied with, whatever it is itself."""
+        return self._gates[id(gate)][1]
+
+    def opened(self, gate: Tensor) -> Tensor:
+        """What a gate multiplies with: paths lead past it, not through it."""
+        return self.links(gate)
+
+    def put_condition(self, tensor: Tensor) -> None:
+        """Note what a comparison of signals gave: it stands for either outcome."""
+        self._conditions[id(tensor)] = tensor
+
+    def is_condition(self, value: object) -> bool:
+        """Whether the value came from a comparison of signals."""
+        return id(value) in self._conditions
 
     def reads(self, weight: Tensor, input: Tensor) -> Tensor:
         """Note that a layer with this weight reads this signal; gives what it is to compute with."""
@@ -53,15 +79,6 @@ class Counts(Signals):
         """A product of two signals: paths come from both sides, and neither lives without the other."""
         (a, b), exponent = self.align([a, b])
         return self.settle((a + b) * (a > 0) * (b > 0), exponent)
-
-    def gated(self, carried: Tensor, gate: Tensor) -> Tensor:
-        """A signal times a gate, which carries no path itself."""
-        return self.put(carried * torch.ones_like(gate), self.exponent(carried))
-
-    def mixed(self, allowed: Tensor, scores: Tensor) -> Tensor:
-        """What softmax makes of scores: even shares, each a link of its own."""
-        self.put_softmax(allowed, of=scores)
-        return allowed
 
 
 @dataclass
@@ -122,13 +139,9 @@ class Reach(Counts):
         """Alive where both are."""
         return self.settle(a * b, 0)
 
-    def gated(self, carried: Tensor, gate: Tensor) -> Tensor:
-        """Alive where the signal is; where its gate is alive too, the outcome depends on that."""
-        return self.settle(carried * (1 + gate), 0)
-
-    def mixed(self, allowed: Tensor, scores: Tensor) -> Tensor:
-        """Every position allowed lets its value through, and a live score steers how much of it."""
-        return self.put_gate(self.put(allowed * (1 + scores.clamp(min=0))))
+    def opened(self, gate: Tensor) -> Tensor:
+        """Links, and where the gate is alive too, the outcome depends on it."""
+        return self.put(self.links(gate) * (1 + gate.clamp(min=0)))
 
     def close(self) -> None:
         """Note no more uses: what runs from here on is forward computed again for its derivative."""
@@ -158,4 +171,22 @@ def _positive(values: Tensor) -> Tensor:
 
 
 def _indicator(value: Tensor) -> Tensor:
-    return (value != 0).to(value.dtype)
+    if value.requires_grad and not bool((value >= 0).all()):  # or NaN
+        raise DisbudError(
+            "the model computes with a weight from which it subtracts something (weight standardisation?), so a weight "
+            "removed is no edge removed, and paths are not defined"
+        )
+    indicator: Tensor = _Indicator.apply(value)  # type: ignore[no-untyped-call]
+    return indicator
+
+
+class _Indicator(torch.autograd.Function):
+    """Whether a constant is zero; what is made of weights, such as their transpose, hands its derivative on to them."""
+
+    @staticmethod
+    def forward(ctx, value):  # type: ignore[no-untyped-def]
+        return (value != 0).to(value.dtype if value.is_floating_point() else torch.get_default_dtype())
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        return gradient

@@ -13,7 +13,8 @@ _BOUNDED = (
     "relu6 hardtanh sigmoid expit tanh gelu silu softplus elu selu celu leaky_relu rrelu prelu hardsigmoid hardswish "
     "mish logsigmoid tanhshrink softsign hardshrink softshrink threshold clamp clip clamp_min clamp_max log_softmax "
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout neg negative abs "
-    "absolute normalize local_response_norm"
+    "absolute normalize local_response_norm exp exp2 expm1 log log1p log2 log10 sin cos tan asin acos atan "
+    "arctan sinh cosh asinh acosh atanh erf erfc erfinv sinc sign sgn round floor ceil trunc frac nan_to_num"
 )
 _RULES: dict[str, Rule] = {
     " ".join(f"{name} {name}_" for name in _BOUNDED.split()): arithmetic.identity,
@@ -44,7 +45,8 @@ _RULES: dict[str, Rule] = {
     "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full new_tensor": (
         arithmetic.blank
     ),
-    "to type_as expand_as view_as reshape_as": arithmetic.likened,
+    "expand_as view_as reshape_as": arithmetic.likened,
+    "to type type_as float double half bfloat16": arithmetic.cast,
 }
 _IN_PLACE: dict[str, Callable[..., Tensor]] = {
     "mul_ multiply_ __imul__": arithmetic.times,

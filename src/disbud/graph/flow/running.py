@@ -50,12 +50,16 @@ class _Linearised(TorchFunctionMode):
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         kwargs = kwargs or {}
+        if (
+            func is torch._C._set_grad_enabled
+        ):  # a backbone that the model keeps from being trained is passed as well
+            return None
         found = [value for value in tensors_in((args, kwargs)) if value in self.signals]
         if any(value.is_floating_point() for value in found):
             return self.rule_of(func)(self.signals, func, *args, **kwargs)
         if found:  # token ids and masks that were put in: what is looked up with them is a signal
             return inherit(self.signals, func, *args, **kwargs)
-        output = func(*args, **kwargs)
+        output = self.signals.constant(func, *args, **kwargs)
         for value in tensors_in((output,)):
             if value.requires_grad:
                 self.signals.put_constant(value)
@@ -84,7 +88,10 @@ def _replaced(buffers: Sequence[StandIn]) -> Iterator[None]:
 
 
 def ones_like_example(example: Example, dtype: torch.dtype, device: torch.device | None) -> Inputs:
-    """The example's positional and named inputs, with ones of batch 1 for its numbers; whole numbers stay."""
+    """The example's positional and named inputs, with ones for its numbers; whole numbers stay.
+
+    Of rows, images and volumes one is taken. The first of three axes may be the batch or a sequence, and stays.
+    """
     found = [leaf for leaf in leaves(example) if isinstance(leaf, Tensor)]
     alone = all(leaf.is_floating_point() for leaf in found)  # else the batch is that of the token ids
 
@@ -93,7 +100,7 @@ def ones_like_example(example: Example, dtype: torch.dtype, device: torch.device
             return leaf
         if not leaf.is_floating_point():
             return leaf.to(device)
-        shape = (1, *leaf.shape[1:]) if alone and leaf.dim() > 1 else leaf.shape
+        shape = (1, *leaf.shape[1:]) if alone and leaf.dim() in (2, 4, 5) else leaf.shape
         return torch.ones(shape, dtype=dtype, device=device)
 
     if isinstance(example, Mapping):

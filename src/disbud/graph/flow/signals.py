@@ -50,6 +50,10 @@ class Signals:
         self._exponents[id(tensor)] = (tensor, exponent)
         return tensor
 
+    def constant(self, func: Callable[..., object], *args: object, **kwargs: object) -> object:
+        """What a function makes of constants and weights alone."""
+        return func(*args, **kwargs)
+
     def put_constant(self, tensor: Tensor) -> None:
         """Note a tensor made of weights alone."""
         self._constants[id(tensor)] = tensor
