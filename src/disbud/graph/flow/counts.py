@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from disbud.errors import DisbudError
-from disbud.graph.flow.signals import Signals
+from disbud.graph.flow.signals import Signals, tensors_in
 from disbud.graph.flow.survivors import Survivors
 
 _REACHED = (
@@ -23,6 +23,15 @@ _REACHED = (
 
 
 DETACHING = (Tensor.detach, torch.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
+_SUBTRACTING = (
+    Tensor.sub,
+    Tensor.subtract,
+    Tensor.__sub__,
+    Tensor.__rsub__,
+    Tensor.sub_,
+    torch.sub,
+    torch.subtract,
+)
 
 
 class Counts(Signals):
@@ -40,7 +49,14 @@ class Counts(Signals):
 
     def constant(self, func: Callable[..., object], *args: object, **kwargs: object) -> object:
         """As it is; a weight stays a weight also where the model takes it out of the graph."""
-        return args[0] if func in DETACHING else func(*args, **kwargs)
+        if func in DETACHING:
+            return args[0]
+        if func in _SUBTRACTING and any(value.requires_grad for value in tensors_in(args)):
+            raise DisbudError(
+                "the model subtracts something from its weights before it uses them (weight standardisation?), so a "
+                "weight removed is no edge removed, and paths are not defined"
+            )
+        return func(*args, **kwargs)
 
     def put_gate(self, tensor: Tensor, links: Tensor) -> Tensor:
         """Note a signal that steers another when multiplied with it, and the links that are there without it."""
@@ -171,11 +187,6 @@ def _positive(values: Tensor) -> Tensor:
 
 
 def _indicator(value: Tensor) -> Tensor:
-    if value.requires_grad and not bool((value >= 0).all()):  # or NaN
-        raise DisbudError(
-            "the model computes with a weight from which it subtracts something (weight standardisation?), so a weight "
-            "removed is no edge removed, and paths are not defined"
-        )
     indicator: Tensor = _Indicator.apply(value)  # type: ignore[no-untyped-call]
     return indicator
 

@@ -54,6 +54,7 @@ class Sweep(Counts):
         super().__init__(state)
         self.met: list[str] = []  # the layer of each reading, in order
         self.led: dict[int, Tensor] = {}  # what leads on from each reading, by its place in that order
+        self.roots: list[Tensor] = []  # where derivatives end: the input, or what whole numbers look up
         self.operation: Operation | None = None
         self._weights = {name: state[name] for name in layers}
         self._name_of = {id(weight): name for name, weight in self._weights.items()}
@@ -61,6 +62,12 @@ class Sweep(Counts):
         self._there, self._back = there, back
         self._shared = shared
         self._last: tuple[int, str, Tensor] | None = None
+
+    def put(self, tensor: Tensor, exponent: int = 0) -> Tensor:
+        """Note a signal; one that comes from nothing else that was noted is a root."""
+        if tensor.is_floating_point() and not tensor.requires_grad:
+            self.roots.append(tensor.requires_grad_())
+        return super().put(tensor, exponent)
 
     def convolved(self, input: Tensor, weight: Tensor, *args: object, **kwargs: object) -> Tensor:
         """conv2d at every position: the mask may still change on the way back."""
