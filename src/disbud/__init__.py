@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from disbud import data, interventions, measures, models
+    from disbud import data, diagnosis, interventions, measures, models, report, theory
+    from disbud.diagnosis import doctor
     from disbud.errors import DisbudError, TicketError
     from disbud.graph import Layer, prunable
     from disbud.methods.catalogue import method
@@ -26,6 +27,7 @@ _HOMES = {
     "Result": "training",
     "Ticket": "ticket",
     "TicketError": "errors",
+    "doctor": "diagnosis",
     "method": "methods.catalogue",
     "prunable": "graph",
     "prune": "pruning",
@@ -33,7 +35,7 @@ _HOMES = {
     "sparse": "training",
     "train": "training",
 }
-_PACKAGES = ("data", "interventions", "measures", "models")
+_PACKAGES = ("data", "diagnosis", "interventions", "measures", "models", "report", "theory")
 
 __all__ = [
     "DisbudError",
@@ -44,14 +46,18 @@ __all__ = [
     "Ticket",
     "TicketError",
     "data",
+    "diagnosis",
+    "doctor",
     "interventions",
     "measures",
     "method",
     "models",
     "prunable",
     "prune",
+    "report",
     "scores",
     "sparse",
+    "theory",
     "train",
 ]
 

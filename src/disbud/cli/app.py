@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from disbud.cli import show
 from disbud.cli.comparing import compare
+from disbud.cli.doctoring import doctor
 from disbud.cli.listing import data, methods, models
 from disbud.cli.options import WorkFailed
 from disbud.cli.pruning import inspect, prune
@@ -26,7 +27,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 _GROUPS: dict[Group, tuple[Callable[..., int], ...]] = {
-    Group("Work", sort_key=0): (prune, inspect, train, compare),
+    Group("Work", sort_key=0): (prune, inspect, doctor, train, compare),
     Group("What there is", sort_key=1): (methods, models, data),
 }
 for _group, _commands in _GROUPS.items():

@@ -191,7 +191,7 @@ def inspect(
     use_threads(common.threads)
     how.check()
     loaded = Ticket.load(ticket)
-    if model is None and not (classes is input_shape is weights is seed is None):
+    if model is None and any(given is not None for given in (classes, input_shape, weights, seed)):
         raise DisbudError(
             "--classes, --input-shape, --weights and --seed say how --model is built; give --model too"
         )
@@ -205,25 +205,36 @@ def inspect(
         show.write_json({**named, "parameters": parameters, "left": left, **to_json(loaded)})
         return 0
     show.write(summary(loaded), "", layer_table(loaded), "", *origin_lines(loaded.origin))
-    if loaded.start is not None:
-        show.write(show.pairs({"starts from": f"{loaded.start.file} (SHA-256 {loaded.start.sha256[:12]})"}))
-    if left is not None:
-        show.write(
-            "", f"fits {model}: {left:,} of its {parameters:,} parameters stay, those not pruned among them"
-        )
+    _tell_more(loaded, None if left is None else f"fits {model}: {left:,} of its {parameters:,}", how)
+    return 0
+
+
+def _tell_more(ticket: Ticket, fits: str | None, how: HowToShow) -> None:
+    if ticket.start is not None:
+        show.write(show.pairs({"starts from": f"{ticket.start.file} (SHA-256 {ticket.start.sha256[:12]})"}))
+    if fits is not None:
+        show.write("", f"{fits} parameters stay, those not pruned among them")
     if how.html is not None:
         show.write("", f"wrote {how.html}")
-    return 0
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """A model to show a ticket with, an input of it where one is known, and where its weights come from."""
+    """A model to show a ticket with, one input where its shape is known, and the weights that were asked for."""
 
+    name: str
     module: nn.Module
     example: Tensor | None
     seed: int
-    words: str
+    weights: str | None
+
+    def on_its_weights(self, ticket: Ticket) -> str:
+        """Load the weights the ticket starts from, where no others were asked for; what the page shows, in words."""
+        weights = self.weights or f"drawn by seed {self.seed}"
+        if self.weights is None and ticket.start is not None:
+            ticket.start_(self.module)
+            weights = "that the ticket starts from"
+        return f"{self.name}, weights {weights}"
 
 
 def _model_of(
@@ -234,7 +245,7 @@ def _model_of(
     classes: int | None,
     shape: tuple[int, ...] | None,
 ) -> _Shown:
-    """The model with the weights the ticket was found on, as far as the options and the ticket say which."""
+    """The model with the weights asked for, else with those of the seed that the ticket was made with."""
     from disbud.cli.networks import network
 
     origin = ticket.origin
@@ -246,13 +257,8 @@ def _model_of(
     net = network(model, classes=classes, input_shape=shape)
     built = net.build(drawn_by, weights)
     ticket.check(built)
-    words = f"{model}, weights drawn by seed {drawn_by}"
-    if weights is not None:
-        words = f"{model}, weights of {weights}"
-    elif ticket.start is not None and seed is None:
-        ticket.start_(built)
-        words = f"{model}, the weights that the ticket starts from"
-    return _Shown(built, net.example(), drawn_by, words)
+    source = None if seed is None else f"drawn by seed {seed}"
+    return _Shown(model, built, net.example(), drawn_by, source if weights is None else f"of {weights}")
 
 
 def _write_page(ticket: Ticket, file: Path, shown: _Shown | None, how: HowToShow) -> None:
@@ -260,6 +266,7 @@ def _write_page(ticket: Ticket, file: Path, shown: _Shown | None, how: HowToShow
     from disbud.cli.tickets import is_file
     from disbud.ticket import Ticket
 
+    words = None if shown is None else shown.on_its_weights(ticket)
     against: Ticket | str | None = how.against
     if how.against is not None and is_file(how.against):
         against = Ticket.load(how.against)
@@ -272,7 +279,7 @@ def _write_page(ticket: Ticket, file: Path, shown: _Shown | None, how: HowToShow
         zeros=how.zeros or "out",
         seed=0 if shown is None else shown.seed,
         title=file.name.removesuffix(".safetensors").removesuffix(".ticket"),
-        about_model=None if shown is None else shown.words,
+        about_model=words,
     )
     page.save(how.html or "")
 

@@ -1,0 +1,188 @@
+"""`disbud.doctor`: prune a model by many methods, train none, and say which tickets look safe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from disbud.catalogue import parse
+from disbud.diagnosis.findings import GREEN, Finding, findings, verdict
+from disbud.diagnosis.signs import Signs, signs
+from disbud.errors import DisbudError, unknown_name
+from disbud.isolation import Example
+from disbud.measures import Table
+from disbud.measures.table import Value
+from disbud.methods.catalogue import CATALOGUE
+from disbud.methods.evidence import Loss
+from disbud.pruning import prune
+from disbud.ticket import Ticket
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method: its ticket, the signs read off it and what they say; or why there is no ticket."""
+
+    method: str
+    ticket: Ticket | None = None
+    signs: Signs | None = None
+    findings: list[Finding] = field(default_factory=list)
+    seconds: float = 0.0
+    failure: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """green, yellow or red; "failed" where there is no ticket."""
+        return "failed" if self.failure else verdict(self.findings)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor found, a case a method, the safest first; `print` shows it."""
+
+    sparsity: float
+    dense: Signs
+    cases: tuple[Case, ...]
+
+    @property
+    def safe(self) -> tuple[str, ...]:
+        """The methods about which nothing was found."""
+        return tuple(case.method for case in self.cases if case.verdict == GREEN)
+
+    @property
+    def table(self) -> Table:
+        """A row a method: its verdict and the signs."""
+        return Table.of((_row(case, self.dense) for case in self.cases), {"sparsity": self.sparsity})
+
+    def __getitem__(self, method: str) -> Case:
+        """The case of a method."""
+        found = next((case for case in self.cases if case.method == method), None)
+        if found is None:
+            raise unknown_name("method in this diagnosis", method, [case.method for case in self.cases])
+        return found
+
+    def __str__(self) -> str:
+        words = [
+            f"{case.method}: {case.failure or '; '.join(finding.words for finding in case.findings)}"
+            for case in self.cases
+            if case.failure or case.findings
+        ]
+        return "\n".join([str(self.table), *words, f"look safe: {', '.join(self.safe) or 'none'}"])
+
+
+def doctor(
+    model: nn.Module,
+    *,
+    sparsity: float,
+    methods: str | Iterable[str] = "all",
+    example: Example | None = None,
+    batches: Iterable[object] | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+    tell: Callable[[int, int, str], None] | None = None,
+) -> Diagnosis:
+    """Prune a model by each method, read the signs that forecast trouble, and say in words what they mean.
+
+    Nothing is trained, and the model is left as it was. `methods` are names with settings ("synflow:rounds=10"), or
+    "all"; those that look at data take part where `batches` are given, those that need another ticket do not. The
+    gradient is taken on the first batch, or on Gaussian inputs like the `example`. The forecast compares tickets of one
+    network; its thresholds were calibrated on image classifiers that were trained for few epochs.
+
+    >>> import disbud, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.ReLU(), torch.nn.Linear(30, 5))
+    >>> found = disbud.doctor(model, sparsity=0.5, methods=["random-erk", "synflow"], example=torch.zeros(1, 20))
+    >>> found.safe, found["synflow"].signs.empty_layers
+    (('synflow', 'random-erk'), ())
+    """
+    names = _names(methods, data=batches is not None)
+    batches = None if batches is None else list(batches)
+    first = _first_inputs(batches)
+    if example is None:
+        example = None if first is None else first[:1]
+    if example is None:
+        raise DisbudError(
+            "the doctor sends signals through the model: give batches, or example=..., such as torch.zeros(1, 3, 8, 8)"
+        )
+    dense = signs(model, None, example=example, inputs=first, seed=seed)
+    cases = []
+    for number, name in enumerate(names):
+        if tell is not None:
+            tell(number, len(names), name)
+        begun = time.perf_counter()
+        try:
+            spec = parse(name)
+            ticket = prune(
+                model, spec.name, sparsity=sparsity, batches=batches, example=example, loss=loss, seed=seed,
+                **dict(spec.settings),  # type: ignore[arg-type]
+            )  # fmt: skip
+            read = signs(model, ticket, example=example, inputs=first, seed=seed)
+            case = Case(name, ticket, read, findings(read, dense), time.perf_counter() - begun)
+        except DisbudError as error:
+            case = Case(name, failure=str(error), seconds=time.perf_counter() - begun)
+        cases.append(case)
+    return Diagnosis(sparsity, dense, tuple(sorted(cases, key=_rank)))
+
+
+def _names(methods: str | Iterable[str], *, data: bool) -> list[str]:
+    if methods == "all":
+        return [
+            name
+            for name, method in CATALOGUE.items()
+            if method.densities != "like" and (data or method.needs != "batches")
+        ]
+    names = [methods] if isinstance(methods, str) else list(methods)
+    for name in names:
+        if parse(name).name not in CATALOGUE:
+            raise unknown_name("method", parse(name).name, [*CATALOGUE, "all"])
+    if not names:
+        raise DisbudError('no method is named; give methods="all", or some of them')
+    return names
+
+
+def _first_inputs(batches: Sequence[object] | None) -> Tensor | None:
+    if not batches:
+        return None
+    first = batches[0]
+    inputs = first[0] if isinstance(first, tuple | list) and first else first
+    return inputs if isinstance(inputs, Tensor) else None
+
+
+def _rank(case: Case) -> tuple[int, float]:
+    """The safest first; among equals those with the stronger gradient."""
+    order = ("green", "yellow", "red", "failed")
+    return order.index(case.verdict), -case.signs.gradient if case.signs else 0.0
+
+
+_SIGNS = (
+    "kept", "effective_sparsity", "empty_layers", "dead_units", "log10_paths", "nodes", "gradient", "multiply_adds",
+)  # fmt: skip
+
+
+def _row(case: Case, dense: Signs) -> Mapping[str, Value]:
+    read = case.signs
+    known: dict[str, Value] = dict.fromkeys(
+        (
+            "kept",
+            "effective_sparsity",
+            "empty_layers",
+            "dead_units",
+            "log10_paths",
+            "nodes",
+            "gradient",
+            "multiply_adds",
+        )
+    )
+    if read is not None:
+        known |= {
+            "kept": read.kept,
+            "effective_sparsity": read.effective_sparsity,
+            "empty_layers": len(read.empty_layers),
+            "dead_units": read.dead_units,
+            "log10_paths": read.log10_paths,
+            "nodes": read.nodes,
+            "gradient": read.gradient / dense.gradient if dense.gradient else None,
+            "multiply_adds": read.multiply_adds,
+        }
+    return {"method": case.method, "forecast": case.verdict, **known, "seconds": case.seconds}

@@ -1,0 +1,6 @@
+"""Pages to look at: self-contained HTML that any browser shows without a network."""
+
+from disbud.report.page import Page
+from disbud.report.ticket_page import ticket
+
+__all__ = ["Page", "ticket"]
