@@ -9,7 +9,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from disbud.cli import show
-from disbud.cli.comparison import Comparison, Plan, Row
+from disbud.cli.comparison import DENSE, Comparison, Plan, Row
+from disbud.cli.doctoring import SIGNS, sign_cells
 
 _NONE = "-"
 
@@ -27,6 +28,14 @@ def show_comparison(plan: Plan, comparison: Comparison) -> None:
         if group:
             show.write("", Text(f"Density of each layer{of}", style="bold"))
             show.write(*_density_tables([comparison.rows[i] for i in group]))
+        if any(comparison.rows[i].signs() for i in group):
+            show.write("", Text(f"What is left{of}", style="bold"))
+            show.write(
+                _signs_table(
+                    [row for row in comparison.rows if row.entrant.name == DENSE]
+                    + [comparison.rows[i] for i in group]
+                )
+            )
         if len(group) > 1:
             head = Text(f"Overlap{of}", style="bold")
             head.append(
@@ -79,6 +88,18 @@ def _density_tables(rows: Sequence[Row]) -> Iterator[RenderableType]:
 def _densities(column: dict[str, float], layers: Sequence[str]) -> list[str]:
     texts = show.percents([column.get(layer) for layer in layers])
     return ["EMPTY" if column.get(layer) == 0 else text for layer, text in zip(layers, texts, strict=True)]
+
+
+def _signs_table(rows: Sequence[Row]) -> RenderableType:
+    """What was read off the tickets of each entrant, averaged over the seeds."""
+    table = show.table("entrant", *SIGNS, right=SIGNS, folding=["entrant"])
+    for row in rows:
+        found = row.signs()
+        faint = show.FAINT if row.entrant.name == DENSE else ""
+        table.add_row(
+            Text(row.entrant.name, style=faint), *(sign_cells(found) if found else [_NONE] * len(SIGNS))
+        )
+    return table
 
 
 def _overlap_tables(comparison: Comparison, group: Sequence[int]) -> Iterator[RenderableType]:
@@ -217,6 +238,7 @@ def _row_json(row: Row) -> dict[str, object]:
                 "accuracy": run.result and run.result.accuracy,
                 "loss": run.result and run.result.loss,
                 "seconds": run.seconds,
+                "signs": run.signs and run.signs.to_json(),
                 "error": run.failure,
             }
             for run in row.runs

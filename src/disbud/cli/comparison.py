@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -18,7 +19,10 @@ from disbud.errors import DisbudError, unknown_name
 from disbud.methods.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from disbud.cli.networks import Network
+    from disbud.diagnosis import Signs
     from disbud.ticket import LayerRow, Ticket
     from disbud.training.recipes import Recipe
     from disbud.training.result import Progress as Event
@@ -40,10 +44,11 @@ class Entrant:
 
 @dataclass
 class Run:
-    """One entrant at one seed: what its ticket keeps, and how its training went."""
+    """One entrant at one seed: what its ticket keeps, what is read off it, and how its training went."""
 
     seed: int
     layers: tuple[LayerRow, ...] = ()
+    signs: Signs | None = None
     result: Result | None = None
     seconds: float = 0.0
     error: str | None = None
@@ -75,6 +80,10 @@ class Row:
     def layers(self) -> tuple[LayerRow, ...]:
         """What the ticket of the first seed keeps of each layer; nothing for the dense network."""
         return next((run.layers for run in self.runs if run.layers), ())
+
+    def signs(self) -> list[Signs]:
+        """What was read off the tickets."""
+        return [run.signs for run in self.runs if run.signs is not None]
 
     def densities(self) -> dict[str, float]:
         """The density of each layer, averaged over the seeds."""
@@ -186,7 +195,7 @@ def _prune(plan: Plan, row: Row, seed: int) -> Ticket | None:
     """Add the run of this seed to the row, and return its ticket."""
     run = Run(seed)
     row.runs.append(run)
-    ticket = row.entrant.ticket
+    ticket, model = row.entrant.ticket, None
     with _failing_alone(run):
         model = plan.network.build(seed)
         if row.entrant.pruning is not None:
@@ -194,7 +203,23 @@ def _prune(plan: Plan, row: Row, seed: int) -> Ticket | None:
         if ticket is not None:
             ticket.check(model)
             run.layers = ticket.layers
+    if model is not None and run.error is None:
+        run.signs = _signs(plan, model, ticket)
     return ticket
+
+
+def _signs(plan: Plan, model: nn.Module, ticket: Ticket | None) -> Signs | None:
+    """The measures of a ticket; None where nothing says how large an input is, or paths are not defined."""
+    from disbud.diagnosis import signs
+
+    example = plan.network.example()
+    if example is None:
+        return None
+    try:
+        return signs(model, ticket, example=example)
+    except DisbudError as error:
+        warnings.warn(f"no paths are counted: {error}", stacklevel=1)
+        return None
 
 
 def _train(plan: Plan, row: Row, ticket: Ticket | None, tell: Callable[[Event], None]) -> None:

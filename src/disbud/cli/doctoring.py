@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -85,7 +87,7 @@ def _show(found: Diagnosis, model: str, seed: int, data: str | None) -> None:
     table = show.table(
         "method", "forecast", *SIGNS, "gradient", "seconds", right=[*SIGNS, "gradient", "seconds"], folding=["method"]
     )  # fmt: skip
-    table.add_row(Text("dense", style=show.FAINT), "", *sign_cells(found.dense), "1", "")
+    table.add_row(Text("dense", style=show.FAINT), "", *sign_cells([found.dense]), "1", "")
     for case in found.cases:
         table.add_row(
             case.method, Text(case.verdict, style=_STYLES[case.verdict]), *_cells(case, found.dense)
@@ -100,16 +102,21 @@ def _show(found: Diagnosis, model: str, seed: int, data: str | None) -> None:
         show.write(Text("methods that look at data need --data, as in --data digits", style=show.FAINT))
 
 
-def sign_cells(read: Signs) -> list[RenderableType]:
-    """The signs of a ticket as a row shows them, under the heads of `SIGNS`."""
-    empty = len(read.empty_layers)
+def sign_cells(read: Sequence[Signs]) -> list[RenderableType]:
+    """Under the heads of `SIGNS`, what was read off one ticket or, on average, off several."""
+
+    def mean(of: Callable[[Signs], float]) -> float:
+        return statistics.fmean(map(of, read))
+
+    empty, dead = mean(lambda one: len(one.empty_layers)), mean(lambda one: one.dead_units)
+    paths = mean(lambda one: one.log10_paths)
     return [
-        f"{read.effective_sparsity:.2%}",
-        Text(f"{empty or ''}", style=show.BAD),
-        f"{read.dead_units:.0%}" if read.dead_units else "",
-        "none" if read.log10_paths == -math.inf else f"{read.log10_paths:.1f}",
-        f"{read.nodes:,}",
-        f"{read.multiply_adds:.0%}",
+        f"{mean(lambda one: one.effective_sparsity):.2%}",
+        Text(f"{empty:g}" if empty else "", style=show.BAD),
+        f"{dead:.0%}" if dead else "",
+        "none" if paths == -math.inf else f"{paths:.1f}",
+        f"{mean(lambda one: one.nodes):,.0f}",
+        f"{mean(lambda one: one.multiply_adds):.0%}",
     ]
 
 
@@ -117,7 +124,7 @@ def _cells(case: Case, dense: Signs) -> list[RenderableType]:
     if case.signs is None:
         return [*[Text("")] * (len(SIGNS) + 1), f"{case.seconds:.1f}"]
     gradient = case.signs.gradient / dense.gradient if dense.gradient else 0.0
-    return [*sign_cells(case.signs), f"{gradient:.2g}", f"{case.seconds:.1f}"]
+    return [*sign_cells([case.signs]), f"{gradient:.2g}", f"{case.seconds:.1f}"]
 
 
 def _json(found: Diagnosis, model: str) -> dict[str, object]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from disbud import measures
 from disbud.isolation import Example, bare, device_of, forward, isolated, leaves, on_device, standing_in
 from disbud.measures import Table
+from disbud.origin import Json
 from disbud.parameters import parameters
 from disbud.seeds import generator
 from disbud.ticket import Ticket
@@ -42,6 +43,20 @@ class Signs:
     def effective(self) -> float:
         """Of the weights kept, the fraction that lies on a path."""
         return (1 - self.effective_sparsity) / (1 - self.sparsity) if self.sparsity < 1 else 0.0
+
+    def to_json(self) -> dict[str, Json]:
+        """The numbers as plain JSON values, without the tables."""
+        return {
+            "kept": self.kept,
+            "sparsity": self.sparsity,
+            "effective_sparsity": self.effective_sparsity,
+            "empty_layers": list(self.empty_layers),
+            "dead_units": self.dead_units,
+            "log10_paths": self.log10_paths,
+            "nodes": self.nodes,
+            "gradient": self.gradient,
+            "multiply_adds": self.multiply_adds,
+        }
 
 
 def signs(
