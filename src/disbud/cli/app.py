@@ -11,9 +11,10 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 from disbud.cli import show
 from disbud.cli.comparing import compare
 from disbud.cli.doctoring import doctor
+from disbud.cli.inspecting import inspect
 from disbud.cli.listing import data, methods, models
 from disbud.cli.options import WorkFailed
-from disbud.cli.pruning import inspect, prune
+from disbud.cli.pruning import prune
 from disbud.cli.training import train
 from disbud.errors import DisbudError
 from disbud.origin import package_version

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from disbud.cli.networks import Network
+    from disbud.measures import Table
     from disbud.origin import Json, Origin
     from disbud.ticket import LayerRow, Ticket
 
@@ -117,23 +118,29 @@ def is_file(text: str) -> bool:
 # Showing
 
 
-def layer_table(ticket: Ticket) -> RenderableType:
-    """One row a layer: shape, counts, density with a bar where there is room, and slices that keep nothing."""
+def layer_table(ticket: Ticket, paths: Table | None = None) -> RenderableType:
+    """One row a layer: shape, counts, density with a bar where there is room, and what is dead.
+
+    With the measured paths, dead are the units on no path; without, the slices of the weight that keep nothing.
+    """
     wide = show.console().width >= 100
-    numbers = ("weights", "kept", "density", "empty out", "empty in")
+    on_path = {row["layer"]: row for row in paths or ()}
+    dead = ("dead out", "dead in") if paths else ("empty out", "empty in")
+    numbers = ("weights", "kept", *(["effective"] if paths else []), "density", *dead)
     table = show.table("layer", "shape", *numbers, *([""] if wide else []), right=numbers)
     densest = max(row.density for row in ticket.layers)
     densities = show.percents([row.density for row in ticket.layers])
     for row, density in zip(ticket.layers, densities, strict=True):
         empty = bool(row.total) and not row.kept
+        found = on_path.get(row.name)
+        counts = [row.total, row.kept, *([found["effective"]] if found else [])]
+        gone = [found["dead_outputs"], found["dead_inputs"]] if found else [row.empty_rows, row.empty_columns]
         cells: list[RenderableType] = [
             Text(row.name),
             "x".join(map(str, row.shape)),
-            f"{row.total:,}",
-            f"{row.kept:,}",
+            *(f"{count:,}" for count in counts),
             Text("EMPTY" if empty else density),
-            f"{row.empty_rows or ''}",
-            f"{row.empty_columns or ''}",
+            *(f"{count or ''}" for count in gone),
         ]
         if wide:
             cells.append(Text(_bar(row, densest), style="cyan"))
