@@ -98,13 +98,12 @@ def inspect(
     if how.html is not None:
         _write_page(loaded, ticket, shown, how)
     if common.json:
-        named = {"ticket": str(ticket), "model": model, "html": None if how.html is None else str(how.html)}
-        named |= {"parameters": parameters, "left": left, **to_json(loaded)}
-        show.write_json({**named, "signs": None if read is None else read.to_json()})
+        page = None if how.html is None else str(how.html)
+        named = {"ticket": str(ticket), "model": model, "html": page, "parameters": parameters, "left": left}
+        show.write_json({**named, **to_json(loaded), "signs": None if read is None else read.to_json()})
         return 0
-    show.write(
-        summary(loaded), "", layer_table(loaded, read and read.paths), "", *origin_lines(loaded.origin)
-    )
+    layers = layer_table(loaded, None if read is None else read.paths)
+    show.write(summary(loaded), "", layers, "", *origin_lines(loaded.origin))
     _tell_more(loaded, read, None if left is None else f"fits {model}: {left:,} of its {parameters:,}", how)
     return 0
 
