@@ -18,6 +18,7 @@ from disbud.measures.table import Value
 from disbud.methods.catalogue import CATALOGUE
 from disbud.methods.evidence import Loss
 from disbud.pruning import prune
+from disbud.selection import check_sparsity
 from disbud.ticket import Ticket
 
 
@@ -96,6 +97,7 @@ def doctor(
     >>> found.safe, found["synflow"].signs.empty_layers
     (('synflow', 'random-erk'), ())
     """
+    check_sparsity(sparsity)
     names = _names(methods, data=batches is not None)
     batches = None if batches is None else list(batches)
     first = _first_inputs(batches)

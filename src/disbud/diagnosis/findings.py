@@ -13,9 +13,12 @@ from disbud.diagnosis.signs import Signs
 GREEN, YELLOW, RED = "green", "yellow", "red"
 _ORDER = (GREEN, YELLOW, RED)
 
-# The gradient's norm against the dense network's; of the kept weights those on a path; in a layer, dead units.
-GRADIENT = {RED: 0.2, YELLOW: 0.3}
+# Below these: the gradient's norm against the dense network's, and of the kept weights those on a path.
+FAINT = {RED: 0.05, YELLOW: 0.3}
 EFFECTIVE = {RED: 0.8, YELLOW: 0.95}
+FAINT_AND_LEAKY = 0.2  # a gradient below this is red where weights are ineffective as well
+# Above these: the gradient again, and the dead units of a layer.
+STRONG = {RED: 20.0, YELLOW: 3.0}
 DEAD = 0.9
 
 
@@ -54,7 +57,7 @@ def _layers(found: Signs) -> list[Finding]:
     names = ", ".join(found.empty_layers[:3]) + (", ..." if len(found.empty_layers) > 3 else "")
     layers = "layer keeps" if len(found.empty_layers) == 1 else "layers keep"
     return [
-        Finding(RED, f"{len(found.empty_layers)} {layers} no weight, and only a shortcut passes: {names}")
+        Finding(YELLOW, f"{len(found.empty_layers)} {layers} no weight, and only a shortcut passes: {names}")
     ]
 
 
@@ -73,8 +76,13 @@ def _weights(found: Signs) -> list[Finding]:
 
 def _gradient(found: Signs, dense: Signs) -> list[Finding]:
     ratio = found.gradient / dense.gradient if dense.gradient else 1.0
-    level = _level(ratio, GRADIENT)
-    return [] if level is None else [Finding(level, f"the gradient is {ratio:.2g} of the dense network's")]
+    words = f"the gradient is {ratio:.2g} of the dense network's"
+    if ratio > STRONG[YELLOW]:
+        return [Finding(RED if ratio > STRONG[RED] else YELLOW, f"{words}: steps may be too large")]
+    level = _level(ratio, FAINT)
+    if level == YELLOW and ratio < FAINT_AND_LEAKY and found.effective < EFFECTIVE[YELLOW]:
+        level = RED
+    return [] if level is None else [Finding(level, words)]
 
 
 def _units(found: Signs) -> list[Finding]:
@@ -87,8 +95,9 @@ def _units(found: Signs) -> list[Finding]:
     if not narrow:
         return []
     name, outputs, dead = max(narrow, key=lambda row: row[2] / row[1])
-    more = f", and {len(narrow) - 1} more layers are as narrow" if len(narrow) > 1 else ""
-    return [Finding(YELLOW, f"{dead} of the {outputs} units that {name} feeds are dead{more}")]
+    more = f", and {len(narrow) - 1} more such layers" if len(narrow) > 1 else ""
+    which = f"all {outputs}" if dead == outputs else f"{dead} of the {outputs}"
+    return [Finding(YELLOW, f"{which} units that {name} feeds are dead{more}")]
 
 
 def _level(value: float, thresholds: dict[str, float]) -> str | None:
