@@ -254,3 +254,16 @@ def test_what_is_red_trains_worse_than_what_is_not() -> None:
     assert red
     assert other
     assert min(other) > max(red) + 0.3
+
+
+def test_taps_that_only_meet_padding_are_no_fault_of_the_ticket() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 30, 3, padding=1), nn.ReLU(), nn.Conv2d(30, 30, 3, padding=1), nn.Flatten()
+        )
+    pixel = torch.zeros(1, 3, 1, 1)
+    ticket = disbud.prune(model, "random-uniform", sparsity=0.3)
+    found = levels(model, ticket, pixel)
+    assert read(model, ticket, pixel).effective < 0.2
+    assert not any("on no path" in words for words in found)

@@ -13,7 +13,7 @@ from disbud.diagnosis.signs import Signs
 GREEN, YELLOW, RED = "green", "yellow", "red"
 _ORDER = (GREEN, YELLOW, RED)
 
-# Below these: the gradient's norm against the dense network's, and of the kept weights those on a path.
+# Below these: the gradient's norm, and the fraction of the kept weights on a path, against the dense network's.
 FAINT = {RED: 0.05, YELLOW: 0.3}
 EFFECTIVE = {RED: 0.8, YELLOW: 0.95}
 FAINT_AND_LEAKY = 0.2  # a gradient below this is red where weights are ineffective as well
@@ -42,7 +42,7 @@ def findings(found: Signs, dense: Signs) -> list[Finding]:
     """
     if found.log10_paths == -math.inf:
         return [Finding(RED, "no path leads from input to output: the outputs are constants")]
-    every = [*_layers(found), *_weights(found), *_gradient(found, dense), *_units(found)]
+    every = [*_layers(found), *_weights(found, dense), *_gradient(found, dense), *_units(found)]
     return sorted(every, key=lambda finding: -_ORDER.index(finding.level))
 
 
@@ -61,17 +61,23 @@ def _layers(found: Signs) -> list[Finding]:
     ]
 
 
-def _weights(found: Signs) -> list[Finding]:
-    level = _level(found.effective, EFFECTIVE)
+def _weights(found: Signs, dense: Signs) -> list[Finding]:
+    level = _level(_on_path(found, dense), EFFECTIVE)
     if level is None:
         return []
+    where = "" if dense.effective > 0.995 else f" (as {1 - dense.effective:.0%} of the dense network's are)"
     return [
         Finding(
             level,
-            f"{1 - found.effective:.0%} of the kept weights are on no path and do nothing: the sparsity is "
+            f"{1 - found.effective:.0%} of the kept weights are on no path and do nothing{where}: the sparsity is "
             f"{found.effective_sparsity:.2%} in effect",
         )
     ]
+
+
+def _on_path(found: Signs, dense: Signs) -> float:
+    """The fraction of kept weights on a path; taps that only ever meet padding are not the ticket's fault."""
+    return min(1.0, found.effective / dense.effective) if dense.effective else 1.0
 
 
 def _gradient(found: Signs, dense: Signs) -> list[Finding]:
@@ -80,7 +86,7 @@ def _gradient(found: Signs, dense: Signs) -> list[Finding]:
     if ratio > STRONG[YELLOW]:
         return [Finding(RED if ratio > STRONG[RED] else YELLOW, f"{words}: steps may be too large")]
     level = _level(ratio, FAINT)
-    if level == YELLOW and ratio < FAINT_AND_LEAKY and found.effective < EFFECTIVE[YELLOW]:
+    if level == YELLOW and ratio < FAINT_AND_LEAKY and _on_path(found, dense) < EFFECTIVE[YELLOW]:
         level = RED
     return [] if level is None else [Finding(level, words)]
 
