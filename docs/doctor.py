@@ -29,7 +29,7 @@ from disbud.files import write_atomically
 
 DATA, RECIPE, CHANCE = "shapes:size=16", "shapes:epochs=3", 0.1
 CHOSEN_ON = (("resnet20:width=0.5", 0), ("vgg11:width=0.25", 0), ("vgg11-bn:width=0.25", 0))
-HELD_OUT = (("resnet20:width=0.5", 1), ("conv-6:width=0.5", 0))
+HELD_OUT = (("resnet20:width=0.5", 1),)
 SPARSITIES = (0.98, 0.9, 0.995, 0.99)
 METHODS = (
     "random", "random-uniform", "random-erk", "random-igq", "smart-ratio", "magnitude", "magnitude-uniform", "snip",
