@@ -126,6 +126,47 @@ def test_where_signals_join_hidden_units_are_left_open() -> None:
     assert table.summary["sinks"] is None
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_with_an_example_a_chain_has_the_hidden_units_it_has_without(seed: int) -> None:
+    network = NETWORKS["conv"]
+    model = network.build()
+    ticket = disbud.prune(model, "random", sparsity=0.9, seed=seed)
+    plain, with_example = degrees(model, ticket), degrees(model, ticket, example=network.example)
+    assert list(plain) == list(with_example)
+    assert plain.summary["disconnected"] is not None
+
+
+def test_where_branches_are_added_up_any_of_them_feeds() -> None:
+    # Units of x + b(a(x)), read by c: x feeds all four, so none of b's is a source, whatever b feeds.
+    model = nn.Sequential(Residual(), nn.Linear(4, 2))
+    a, b = torch.zeros(4, 4), torch.zeros(4, 4)
+    a[0, 0] = a[1, 1] = b[2, 1] = b[2, 3] = b[3, 3] = 1
+    c = torch.tensor([[1, 0, 1, 0], [1, 0, 0, 0]])
+    ticket = Ticket.from_masks({"0.a.weight": a, "0.b.weight": b, "1.weight": c})
+    first, second, last = degrees(model, ticket, example=torch.zeros(1, 4))
+    # a feeds 0 and 1; b reads 1 and 3: 0 is a sink, 3 a source, 2 disconnected.
+    assert (first["sinks"], first["sources"], first["disconnected"]) == (1, 1, 1)
+    # b feeds 2 and 3; c reads 0 and 2: 3 is a sink; 0 is fed by x, so no source; 1 is disconnected.
+    assert (second["sinks"], second["sources"], second["disconnected"]) == (1, 0, 1)
+    assert last["sinks"] is None
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_hidden_units_are_found_in_any_network(name: str) -> None:
+    network = NETWORKS[name]
+    model = network.build()
+    ticket = disbud.prune(model, "random", sparsity=0.7)
+    joined = name in ("residual", "densely-connected", "transformer")
+    for row in degrees(model, ticket, example=network.example):
+        if row["sinks"] is not None:
+            assert row["sinks"] + row["disconnected"] <= row["outputs"]
+            assert joined or row["sources"] + row["disconnected"] == row["unfed_outputs"]
+    whole = Ticket({name: torch.ones_like(mask) for name, mask in ticket.masks.items()})
+    dense = degrees(model, whole, example=network.example)
+    assert dense.sinks in (4 if name == "unused-branch" else 0, None)  # the four that lead nowhere
+    assert dense.sources in (0, None)
+
+
 def test_a_layer_that_is_used_twice_has_no_hidden_units_of_its_own() -> None:
     shared = nn.Linear(4, 4)
     model = nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(4, 2))

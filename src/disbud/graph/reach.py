@@ -48,10 +48,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Reached:
-    """The weights on a path, by layer, and every reading of a signal in the order it was met."""
+    """The weights on a path, by layer, every reading of a signal in the order it was met, and the weights that are on a
+    path or would be if just this one were kept too.
+    """
 
     effective: dict[str, Tensor]
     readings: tuple[Reading, ...]
+    open: dict[str, Tensor]
 
 
 def effective(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Ticket:
@@ -85,10 +88,8 @@ def reach(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Reach
         signals.close()
         met = [tensor for use in signals.uses for tensor in (use.inputs, use.output, use.source)]
         gradients = _gradients(outputs, [*theta.values(), *met])
-    effective = {
-        name: masks[name] & _leads_on(leaf, gradients).reshape(masks[name].shape)
-        for name, leaf in theta.items()
-    }
+    opened = {name: _leads_on(leaf, gradients).reshape(masks[name].shape) for name, leaf in theta.items()}
+    effective = {name: masks[name] & leading for name, leading in opened.items()}
     last = _last(outputs, signals.uses)
     sources: dict[int, int] = {}
     readings = []
@@ -108,7 +109,7 @@ def reach(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Reach
                 output=last.get(id(use)),
             )
         )
-    return Reached(effective, tuple(readings))
+    return Reached(effective, tuple(readings), opened)
 
 
 def log10_paths(model: nn.Module, ticket: Ticket | None, *, example: Example) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -9,23 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from disbud.graph import is_chain, prunable
-from disbud.isolation import bare
+from disbud.graph.links import links
+from disbud.isolation import Example, bare
 from disbud.measures.table import Table, Value
 from disbud.measures.units import Units, check_edges, units
 from disbud.ticket import Ticket
 
 
-def degrees(model: nn.Module, ticket: Ticket, *, edges: str = "weights") -> Table:
+def degrees(
+    model: nn.Module, ticket: Ticket, *, edges: str = "weights", example: Example | None = None
+) -> Table:
     """Per layer: the in-degrees of its output units, the out-degrees of its input units, and those that are 0.
 
     A unit is a channel of a convolution or a feature of a linear layer. With `edges="weights"` a degree counts kept
     weights; with `edges="kernels"` it counts the units on the other side that at least one kept weight leads to.
     `unread_inputs` are input units no weight of the layer reads, `unfed_outputs` output units no weight feeds.
 
-    Of the hidden units between a layer and the next, `sinks` are fed but never read, `sources` read but never fed (they
-    pass on a constant), `disconnected` neither. They stand in the row of the layer that feeds them, where each layer
-    feeds only the next (`disbud.graph.is_chain`); elsewhere, and for the outputs of the model, they are None. A channel
-    that is flattened into several inputs is read where any of them is.
+    Of the hidden units behind a layer, `sinks` are fed but never read, `sources` read but never fed (they pass on a
+    constant), `disconnected` neither. They stand in the row of the layer that feeds them. With an `example` they are
+    found in any network; where branches are added up, a unit is fed if any of them feeds it, and read if any layer
+    behind reads it. Without, they are found where each layer feeds only the next (`disbud.graph.is_chain`), and are
+    None elsewhere, as they are for the outputs of the model and for layers that are used more than once. A channel that
+    is flattened into several inputs is read where any of them is.
 
     >>> import disbud, torch
     >>> from disbud.measures import degrees
@@ -39,7 +45,7 @@ def degrees(model: nn.Module, ticket: Ticket, *, edges: str = "weights") -> Tabl
     """
     check_edges(edges)
     found = list(units(model, ticket))
-    hidden = _hidden(model, found)
+    hidden = _in_chain(model, found) if example is None else _anywhere(model, found, example)
     rows: list[dict[str, Value]] = []
     for layer in found:
         counted = layer.edges(edges)
@@ -105,7 +111,7 @@ def _described(side: str, of: Tensor) -> dict[str, Value]:
     }
 
 
-def _hidden(model: nn.Module, found: Sequence[Units]) -> dict[str, dict[str, Value]]:
+def _in_chain(model: nn.Module, found: Sequence[Units]) -> dict[str, dict[str, Value]]:
     """Sinks, sources and disconnected units behind each layer that is followed by another one of the ticket."""
     model = bare(model)
     if not is_chain(model):
@@ -121,12 +127,47 @@ def _hidden(model: nn.Module, found: Sequence[Units]) -> dict[str, dict[str, Val
         if not len(fed) or len(read) % len(fed):
             continue
         read = read.view(len(fed), -1).any(1)
-        hidden[layer.name] = {
-            "sinks": int((fed & ~read).sum()),
-            "sources": int((~fed & read).sum()),
-            "disconnected": int(torch.logical_not(fed | read).sum()),
-        }
+        hidden[layer.name] = _counted(fed, read, ~fed & read)
     return hidden
+
+
+def _anywhere(model: nn.Module, found: Sequence[Units], example: Example) -> dict[str, dict[str, Value]]:
+    """The same, by the links between the units of all layers."""
+    by_name = {layer.name: layer for layer in found}
+    net = links(bare(model), list(by_name), example=example)
+    kept = [
+        by_name[place.layer].kept[:, place.first : place.first + place.outputs] > 0 for place in net.places
+    ]
+    fed, wanted = [mask.any(0) for mask in kept], [mask.any(1) for mask in kept]
+    arriving, read = [torch.zeros_like(mask) for mask in wanted], [torch.zeros_like(mask) for mask in fed]
+    starved = [torch.zeros_like(mask) for mask in fed]
+    for units_in, mask in zip(net.entries, arriving, strict=True):
+        mask[torch.from_numpy(units_in)] = True
+    rows = torch.from_numpy(net.links)
+    between = [
+        (int(a), int(b), rows[(rows[:, 0] == a) & (rows[:, 2] == b)])
+        for a, b in rows[:, [0, 2]].unique(dim=0)
+    ]
+    for feeder, reader, linked in between:
+        arriving[reader].index_put_((linked[:, 3],), fed[feeder][linked[:, 1]], accumulate=True)
+    for feeder, reader, linked in between:
+        unit, into = linked[:, 1], linked[:, 3]
+        read[feeder].index_put_((unit,), wanted[reader][into], accumulate=True)
+        starved[feeder].index_put_((unit,), (wanted[reader] & ~arriving[reader])[into], accumulate=True)
+    uses = Counter(place.layer for place in net.places)
+    return {
+        place.layer: _counted(fed[number], read[number], ~fed[number] & starved[number])
+        for number, place in enumerate(net.places)
+        if uses[place.layer] == 1 and not len(net.exits[number])
+    }
+
+
+def _counted(fed: Tensor, read: Tensor, sources: Tensor) -> dict[str, Value]:
+    return {
+        "sinks": int((fed & ~read).sum()),
+        "sources": int(sources.sum()),
+        "disconnected": int(torch.logical_not(fed | read).sum()),
+    }
 
 
 def _sum(values: Iterable[Value]) -> int | None:
