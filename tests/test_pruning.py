@@ -21,10 +21,22 @@ from networks import NETWORKS, Network
 IMPOSSIBLE = "cannot keep"  # what uniform-plus says where its dense first convolution is more than the budget
 
 
+# A function of the user's own does not say what its epochs are, which early-bird asks.
+METHODS = [name for name in CATALOGUE if name != "early-bird"]
+
+
+def moved(model: nn.Module, ticket: disbud.Ticket | None) -> None:
+    """What stands for training where a network has no data: every weight moves, always alike."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            steps = torch.arange(parameter.numel(), dtype=parameter.dtype).view(parameter.shape)
+            parameter.add_(0.1 * torch.cos(steps))
+
+
 def request(method: str, network: Network, *, dtype: torch.dtype = torch.float32) -> dict[str, object]:
     """What a method needs to know about this network, with few rounds."""
     entry = CATALOGUE[method]
-    more: dict[str, object] = {"rounds": min(entry.rounds, 3)}
+    more: dict[str, object] = {} if entry.construction else {"rounds": min(entry.rounds, 3)}
     if entry.needs == "batches":
         more |= {"batches": [network.batch(6, dtype=dtype)], "examples_per_class": None}
     if entry.needs == "example":
@@ -32,6 +44,8 @@ def request(method: str, network: Network, *, dtype: torch.dtype = torch.float32
         more["example"] = x.to(dtype) if x.is_floating_point() else x
     if entry.densities == "like":
         more["densities"] = "uniform"
+    if entry.trains:
+        more["train"] = moved
     return more
 
 
@@ -39,22 +53,33 @@ def prune(model: nn.Module, method: str, **more: object) -> disbud.Ticket:
     return disbud.prune(model, method, **more)  # type: ignore[arg-type]
 
 
+def keeps_what_it_should(ticket: disbud.Ticket, method: str, sparsity: float) -> bool:
+    """Exactly the count; of whole channels as many as fit."""
+    count = kept_count(sparsity, ticket.total)
+    return 0 < ticket.kept <= count if CATALOGUE[method].whole_channels else ticket.kept == count
+
+
 def kept_by_layer(ticket: disbud.Ticket) -> dict[str, int]:
     return {row.name: row.kept for row in ticket.layers}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("method", CATALOGUE)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_keeps_exactly_the_count_on_every_network(method: str, name: str) -> None:
     network = NETWORKS[name]
     model = network.build()
     try:
         ticket = prune(model, method, sparsity=0.77, **request(method, network))
     except DisbudError as error:
+        if CATALOGUE[
+            method
+        ].whole_channels:  # some of these networks have none that could go, or too few to spare
+            assert "no channel of these" in str(error) or "one channel of each kind" in str(error)
+            return
         assert method == "random-uniform-plus"
         assert IMPOSSIBLE in str(error)
         return
-    assert ticket.kept == kept_count(0.77, ticket.total)
+    assert keeps_what_it_should(ticket, method, 0.77)
     assert ticket.total == sum(layer.size for layer in disbud.prunable(model))
     ticket.check(model)
 
@@ -269,7 +294,8 @@ def test_the_origin_says_how_the_ticket_came_about() -> None:
     assert (origin.method, origin.sparsity, origin.seed) == ("iterative-snip", 0.9, 4)
     assert origin.settings == {
         "revision": 1, "densities": None, "rounds": 3, "schedule": "exponential", "keep": "highest", "regrowth": False,
-        "batch_norm": "train", "include": None, "exclude": "2.*", "examples_per_class": None, "batch_size": 256,
+        "granularity": "weight", "batch_norm": "train",
+        "include": None, "exclude": "2.*", "examples_per_class": None, "batch_size": 256,
         "loss": "disbud.methods.evidence:cross_entropy",
     }  # fmt: skip
     assert origin.evidence is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,9 +87,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Start:
-    """The weights a ticket must start from: a file beside the ticket's own, and the SHA-256 of its content.
+    """The weights a ticket must start from: a safetensors file beside the ticket's own, and the SHA-256 of its content.
 
-    `folder` is where the ticket was read from or saved to; it is not part of what the start is.
+    `folder` is where the ticket was read from. `content` is the file itself where a ticket was not read but made: it
+    travels with the ticket, and saving the ticket writes it. Neither is part of what the start is.
 
     >>> from disbud.origin import Start
     >>> Start("trained.safetensors", "0" * 64).file
@@ -98,6 +100,23 @@ class Start:
     file: str
     sha256: str
     folder: str = field(default=".", compare=False)
+    content: bytes | None = field(default=None, compare=False, repr=False)
+
+    @staticmethod
+    def of(content: bytes) -> Start:
+        """The start that this content is, under a name made of its hash: tickets of one start share one file.
+
+        >>> from disbud.origin import Start
+        >>> Start.of(b"").file
+        'e3b0c44298fc1c14.start.safetensors'
+        """
+        sha256 = hashlib.sha256(content).hexdigest()
+        return Start(_named(sha256), sha256, content=content)
+
+    @property
+    def named_by_content(self) -> bool:
+        """Whether the file's name is that of its content, so that nothing else can be meant by it."""
+        return PurePosixPath(self.file).name == _named(self.sha256)
 
     def __post_init__(self) -> None:
         path = PurePosixPath(self.file)
@@ -119,6 +138,10 @@ class Start:
         return Start(
             checked(fields["file"], str, "start.file"), checked(fields["sha256"], str, "start.sha256"), folder
         )
+
+
+def _named(sha256: str) -> str:
+    return f"{sha256[:16]}.start.safetensors"
 
 
 def checked(value: object, kind: type[T], where: str) -> T:

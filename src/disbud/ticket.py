@@ -216,7 +216,11 @@ class Ticket:
     # On disk
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the ticket as safetensors: one bit a weight, the origin in the metadata; whole or not at all."""
+        """Write the ticket as safetensors: one bit a weight, the origin in the metadata; whole or not at all.
+
+        The weights it starts from, if it has any, are written beside it under a name made of their hash, so that
+        tickets of one start share one file.
+        """
         from disbud.ticket_file import write_ticket
 
         write_ticket(self, Path(path))

@@ -17,14 +17,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as weights_to_safetensors
 
 from disbud.errors import TicketError
 from disbud.files import write_atomically
 from disbud.origin import Json, Origin, Start, checked
-from disbud.parameters import parameters
+from disbud.parameters import canonical, parameters
 from disbud.ticket import Ticket
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -33,8 +36,10 @@ _DESCRIPTION, _CHECKSUM = "disbud.ticket", "disbud.sha256"
 
 
 def write_ticket(ticket: Ticket, path: Path) -> None:
-    """Write the ticket whole or not at all."""
+    """Write the ticket whole or not at all; the weights it starts from come first, into a file beside it."""
     try:
+        if ticket.start is not None:
+            _write_start(ticket.start, path.parent)
         write_atomically(path, encoded(ticket))
     except TicketError as error:
         raise TicketError(f"{path}: {error}") from error
@@ -158,24 +163,52 @@ def _checksum(description: str, packed: dict[str, NDArray[numpy.uint8]]) -> str:
     return digest.hexdigest()
 
 
-def load_start(start: Start, model: nn.Module) -> None:
-    """Load the weights a ticket starts from into the model, once their content hash is checked."""
+def start_of(weights: Mapping[str, Tensor]) -> Start:
+    """The start that these parameters and buffers are, held in memory until a ticket with it is saved."""
+    return Start.of(weights_to_safetensors({name: weights[name].contiguous() for name in sorted(weights)}))
+
+
+def _write_start(start: Start, folder: Path) -> None:
+    """Have the weights lie beside the ticket, from memory or from where the ticket was read."""
+    target = folder / start.file
+    there = target.exists()
+    if there and _sha256(target.read_bytes()) == start.sha256:
+        return
+    if there and not start.named_by_content:
+        raise TicketError(
+            f"{target} is not the file of weights that the ticket starts from, though it has its name; "
+            "save the ticket into another folder"
+        )
+    content = _content(start)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, content)
+
+
+def _content(start: Start) -> bytes:
+    """The file of weights, from memory or from the disk, once its hash is checked."""
     path = Path(start.folder) / start.file
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if start.content is None else start.content
     except OSError as error:
         raise TicketError(
             f"{path}: the weights this ticket starts from cannot be read: {error.strerror}"
         ) from None
-    if hashlib.sha256(content).hexdigest() != start.sha256:
+    if _sha256(content) != start.sha256:
         raise TicketError(
             f"{path}: these are not the weights the ticket was saved with (start.sha256 differs)"
         )
+    return content
+
+
+def load_start(start: Start, model: nn.Module) -> None:
+    """Load the weights a ticket starts from into the model, once their content hash is checked."""
+    path = Path(start.folder) / start.file
     try:
-        weights = from_safetensors(content)
+        weights = from_safetensors(_content(start))
     except SafetensorError as error:
         raise TicketError(f"{path}: this is not a whole safetensors file: {error}") from None
-    own = dict(model.named_buffers()) | dict(parameters(model))
+    own: dict[str, Tensor] = {canonical(name): buffer for name, buffer in model.named_buffers()}
+    own |= parameters(model)
     odd = sorted(name for name in weights if name not in own or own[name].shape != weights[name].shape)
     missing = sorted(name for name in parameters(model) if name not in weights)
     if odd or missing:
@@ -183,3 +216,7 @@ def load_start(start: Start, model: nn.Module) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
             own[name].copy_(weight)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -167,8 +167,9 @@ def compare(plan: Plan, tell: Tell) -> Comparison:
         for seed in plan.seeds:
             tickets: list[Ticket | None] = []
             for row in comparison.rows:
-                tell(done / total, f"pruning: {row.entrant.name}, seed {seed}")
-                tickets.append(_prune(plan, row, seed))
+                what = f"pruning: {row.entrant.name}, seed {seed}"
+                tell(done / total, what)
+                tickets.append(_prune(plan, row, seed, _share_of(tell, done, pruning, total, what)))
                 done += pruning
             _add_overlaps(comparison, tickets)
             for row, ticket in zip(comparison.rows, tickets, strict=True) if plan.recipe else ():
@@ -191,7 +192,12 @@ def _part(tell: Tell, done: float, share: float, total: int, what: str) -> Calla
     )
 
 
-def _prune(plan: Plan, row: Row, seed: int) -> Ticket | None:
+def _share_of(tell: Tell, done: float, share: float, total: int, what: str) -> Tell:
+    """Tell the progress of one pruning as a part of the whole."""
+    return lambda fraction, more: tell((done + share * fraction) / total, f"{what}, {more}")
+
+
+def _prune(plan: Plan, row: Row, seed: int, tell: Tell) -> Ticket | None:
     """Add the run of this seed to the row, and return its ticket."""
     run = Run(seed)
     row.runs.append(run)
@@ -199,9 +205,12 @@ def _prune(plan: Plan, row: Row, seed: int) -> Ticket | None:
     with _failing_alone(run):
         model = plan.network.build(seed)
         if row.entrant.pruning is not None:
-            ticket = row.entrant.pruning.ticket(model, plan.network, sparsity=row.sparsity, seed=seed)
+            ticket = row.entrant.pruning.ticket(
+                model, plan.network, sparsity=row.sparsity, seed=seed, recipe=plan.recipe, progress=tell
+            )
         if ticket is not None:
             ticket.check(model)
+            ticket.start_(model)
             run.layers = ticket.layers
     if model is not None and run.error is None:
         run.signs = _signs(plan, model, ticket)

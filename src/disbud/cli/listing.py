@@ -23,7 +23,7 @@ from disbud.models.catalogue import CATALOGUE as MODELS
 if TYPE_CHECKING:
     from disbud.models import ParameterCount
 
-_NEEDS = {"batches": "data", "example": "an input", "": "weights"}
+_NEEDS = {"batches": "data", "example": "an input", "training": "training", "": "weights"}
 _WIDE = 110
 
 
@@ -50,8 +50,9 @@ def methods(
         columns = ["method", "what stays", *paper, "looks at", "rounds", "densities"]
         table = show.table(*columns, right=["rounds"], folding=["what stays"])
         for method in METHODS.values():
-            cells = [method.name, method.summary, *([method.source] if wide else []), _NEEDS[method.needs]]
-            table.add_row(*map(Text, cells), str(method.rounds), method.densities or "global")
+            cells = [method.name, method.summary, *([method.source] if wide else [])]
+            cells += [_NEEDS[_looks_at(method)], _rounds(method)]
+            table.add_row(*map(Text, cells), method.densities or "global")
         show.write(table, *_more("methods NAME", "its paper and settings"))
     return 0
 
@@ -141,22 +142,35 @@ def _show_method(method: Method) -> None:
     looks = {
         "batches": "labelled examples",
         "example": "one input, of zeros; at no data",
+        "training": "training, by a recipe or a function of your own",
         "": "weights alone",
     }
     rows: dict[str, RenderableType] = {
         "paper": method.source or "-",
-        "looks at": looks[method.needs],
-        "rounds": f"{method.rounds}" if method.rounds == 1 else f"{method.rounds}, {method.schedule}",
+        "looks at": looks[_looks_at(method)],
+        "rounds": _rounds(method) if method.rounds == 1 else f"{method.rounds}, {method.schedule}",
         "densities": densities,
         "regrowth": "pruned weights may return in a later round" if method.regrowth else "none",
         "batch norm": f"scored in {method.batch_norm} mode",
         "settings": _settings(method.settings) or "none of its own",
     }
-    options = " --data digits" if method.needs == "batches" else ""
+    if method.trains:
+        del rows["batch norm"]
+    options = " --data digits" if method.needs == "batches" or method.trains else ""
     options += " --densities FILE" if method.densities == "like" else ""
     options += "".join(f" --set {key}={_written(value)}" for key, value in list(method.settings.items())[:1])
     rows["usage"] = f"disbud prune resnet20 --method {method.name} --sparsity 0.98{options}"
     show.write(Text.assemble((method.name, "bold"), f": {method.summary}"), "", show.pairs(rows))
+
+
+def _looks_at(method: Method) -> str:
+    return "training" if method.trains else method.needs
+
+
+def _rounds(method: Method) -> str:
+    """The rounds of a method, or what it removes each level until the sparsity is reached."""
+    per_level = method.settings.get("per_level")
+    return str(method.rounds) if per_level is None else f"{per_level:.0%} a level"
 
 
 def _show_interventions(name: str | None, *, json: bool) -> int:
@@ -236,6 +250,7 @@ def _method_json(method: Method) -> dict[str, object]:
     return _entry_json(method) | {
         "paper": method.source or None,
         "needs": method.needs or None,
+        "trains": method.trains,
         "densities": method.densities,
         "rounds": method.rounds,
         "schedule": method.schedule,

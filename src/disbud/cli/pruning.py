@@ -6,7 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -24,7 +24,14 @@ from disbud.cli.options import (
     settings_of,
     shape_of,
 )
+from disbud.cli.progress import Progress
+from disbud.cli.training import RECIPE_HELP
 from disbud.errors import DisbudError
+from disbud.training.recipes import parse_recipe
+
+if TYPE_CHECKING:
+    from disbud.methods.catalogue import Method
+    from disbud.training.recipes import Recipe
 
 
 @Parameter(name="*")
@@ -67,6 +74,33 @@ class HowToPrune:
 _AS_THE_METHOD_DOES = HowToPrune()
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class HowToTrain:
+    """The options of methods that train before they prune."""
+
+    recipe: Annotated[
+        str | None,
+        Parameter(help=f"For a method that trains. {RECIPE_HELP}; else the data set's own."),
+    ] = None
+    checkpoint: Annotated[
+        Path | None,
+        Parameter(
+            help="For a method that trains: keep what it trains in this folder and go on from there; else in the cache."
+        ),
+    ] = None
+
+    def recipe_for(self, method: Method) -> Recipe | None:
+        """The recipe asked for; raises where an option is given to a method that does not train."""
+        for option in ("recipe", "checkpoint"):
+            if not method.trains and getattr(self, option) is not None:
+                raise DisbudError(f"--{option}: {method.name} does not train; leave it out")
+        return None if self.recipe is None else parse_recipe(self.recipe)
+
+
+_BY_THE_DATA_SETS_RECIPE = HowToTrain()
+
+
 def prune(
     model: Model,
     /,
@@ -89,6 +123,7 @@ def prune(
     classes: Classes = None,
     input_shape: InputShape = None,
     how: HowToPrune = _AS_THE_METHOD_DOES,
+    training: HowToTrain = _BY_THE_DATA_SETS_RECIPE,
     common: Common = COMMON,
 ) -> int:
     """Prune a model before it is trained, and write the ticket: which weights stay."""
@@ -98,6 +133,7 @@ def prune(
     settings = how.settings()
     use_threads(common.threads)
     pruning = pruning_of(method, settings)
+    recipe = training.recipe_for(pruning.method)
     if sparsity is None and isinstance(pruning.settings.get("densities", ""), str):
         raise DisbudError("give --sparsity, the fraction of the weights to remove, as in --sparsity 0.98")
     out = out or _default_name(model, pruning.method.name, sparsity)
@@ -107,7 +143,16 @@ def prune(
     built = net.build(seed, weights)
     pruning.check_data(net)
     began = time.perf_counter()
-    ticket = pruning.ticket(built, net, sparsity=sparsity, seed=seed)
+    with Progress() as progress:
+        ticket = pruning.ticket(
+            built,
+            net,
+            sparsity=sparsity,
+            seed=seed,
+            recipe=recipe,
+            checkpoint=training.checkpoint,
+            progress=progress.update,
+        )
     seconds = time.perf_counter() - began
     ticket.save(out)
     if common.json:
@@ -115,7 +160,8 @@ def prune(
         show.write_json(named | to_json(ticket))
         return 0
     how_long = f"{model} by {pruning.method.name}, seed {seed}, in {show.duration(seconds)}"
-    show.write(how_long, summary(ticket), f"wrote {out}")
+    beside = f", and beside it {ticket.start.file}, the weights it starts from" if ticket.start else ""
+    show.write(how_long, summary(ticket), f"wrote {out}{beside}")
     return 0
 
 

@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from disbud.measures import Table
     from disbud.origin import Json, Origin
     from disbud.ticket import LayerRow, Ticket
+    from disbud.training.recipes import Recipe
 
 # What `prune` is told by the command itself, so that it cannot be a setting of the method as well.
-_TAKEN = ("model", "method", "sparsity", "batches", "example", "loss", "seed", "settings")
+_TAKEN = (
+    "model", "method", "sparsity", "batches", "example", "loss", "seed", "data", "recipe", "train", "checkpoint",
+    "progress", "settings",
+)  # fmt: skip
 _BAR = 16
 
 
@@ -40,6 +44,8 @@ class Pruning:
     def check_data(self, network: Network) -> None:
         """Raise where the method looks at data or at an input and there is none."""
         name = self.method.name
+        if self.method.trains and network.dataset is None:
+            raise DisbudError(f"{name} trains the model: give --data, as in --data digits")
         if self.method.needs == "batches" and network.dataset is None:
             raise DisbudError(f"{name} looks at data: give --data, as in --data digits")
         if self.method.needs == "example" and network.shape is None:
@@ -47,10 +53,32 @@ class Pruning:
                 f"{name} sends an input through the model: give --input-shape, as in 3x32x32, or --data"
             )
 
-    def ticket(self, model: nn.Module, network: Network, *, sparsity: float | None, seed: int) -> Ticket:
-        """Prune the model."""
+    def ticket(
+        self,
+        model: nn.Module,
+        network: Network,
+        *,
+        sparsity: float | None,
+        seed: int,
+        recipe: Recipe | None = None,
+        checkpoint: Path | None = None,
+        progress: Callable[[float, str], None] | None = None,
+    ) -> Ticket:
+        """Prune the model; recipe, checkpoint and progress are of use to a method that trains."""
         from disbud.pruning import prune
 
+        if self.method.trains:
+            return prune(
+                model,
+                self.method.name,
+                sparsity=sparsity,
+                seed=seed,
+                data=network.dataset,
+                recipe=recipe,
+                checkpoint=checkpoint,
+                progress=progress,
+                **self.settings,  # type: ignore[arg-type]
+            )
         looks = self.method.needs == "batches" and network.dataset is not None
         return prune(
             model,

@@ -87,7 +87,8 @@ def doctor(
     """Prune a model by each method, read the signs that forecast trouble, and say in words what they mean.
 
     Nothing is trained, and the model is left as it was. `methods` are names with settings ("synflow:rounds=10"), or
-    "all"; those that look at data take part where `batches` are given, those that need another ticket do not. The
+    "all"; those that look at data take part where `batches` are given, those that need another ticket or training do
+    not. The
     gradient is taken on the first batch, or on Gaussian inputs like the `example`. The forecast compares tickets of one
     network; its thresholds were calibrated on image classifiers that were trained for few epochs.
 
@@ -132,7 +133,7 @@ def _names(methods: str | Iterable[str], *, data: bool) -> list[str]:
         return [
             name
             for name, method in CATALOGUE.items()
-            if method.densities != "like" and (data or method.needs != "batches")
+            if not method.trains and method.densities != "like" and (data or method.needs != "batches")
         ]
     names = [methods] if isinstance(methods, str) else list(methods)
     for name in names:

@@ -19,9 +19,13 @@ class Method(Entry):
     A construction makes masks itself: it is a function of the `Scoring` and of a budget, the number of weights to keep
     in each layer or, where no density rule gives that, in all. It has neither rounds nor a ranking.
 
+    A method that `trains` is a function of a `Trainer` and of the levels to go down by (`methods/trained.py`). Where
+    its settings have `per_level`, the fraction that each level removes, there are as many levels as that takes.
+
     `densities` None ranks all layers together; a density rule ranks each layer by itself. `rounds` and `schedule` are
     defaults. In a method with `regrowth`, a weight pruned in one round may return in the next. `batch_norm` is the mode
-    BatchNorm is in while scoring.
+    BatchNorm is in while scoring. A construction of `whole_channels` keeps as many weights as they allow, at most what
+    its budget says in all.
     """
 
     source: str = ""
@@ -32,9 +36,12 @@ class Method(Entry):
     regrowth: bool = False
     batch_norm: str = "train"
     construction: bool = False
+    trains: bool = False
+    whole_channels: bool = False
 
 
 _RANDOM, _MAGNITUDE = "disbud.methods.random:random", "disbud.methods.magnitude:magnitude"
+_TRAINED = "disbud.methods.trained"
 _SNIP, _GRASP, _SYNFLOW = "disbud.methods.snip", "disbud.methods.grasp", "disbud.methods.synflow"
 
 _METHODS = [
@@ -133,6 +140,127 @@ _METHODS = [
         rounds=100,
         batch_norm="eval",
     ),
+    Method(
+        "synflow-random-rounds",
+        "SynFlow with rounds at random among the early ones",
+        "disbud.methods.synflow_random:synflow_random_rounds",
+        settings={"every": 10, "until": 50, "variant": "plain", "biases": "drop", "dtype": "float32"},
+        source="Pham et al. 2022",
+        needs="example",
+        rounds=100,
+        regrowth=True,
+        batch_norm="eval",
+    ),
+    Method(
+        "ntk-sap",
+        "what the tangent kernel's spectrum depends on, whatever the weights",
+        "disbud.methods.ntk_sap:ntk_sap",
+        settings={"samples": 100, "draws": 1, "epsilon": 0.01, "init": "kaiming-normal"},
+        source="Wang et al. 2023",
+        needs="example",
+        rounds=20,
+        batch_norm="eval",
+    ),
+    Method(
+        "px",
+        "the paths that make up the trace of the tangent kernel, on real inputs",
+        "disbud.methods.px:px",
+        source="Iurada et al. 2024",
+        needs="batches",
+        rounds=100,
+        batch_norm="eval",
+    ),
+    Method(
+        "prospr",
+        "the loss's sensitivity to each weight, some steps of training later",
+        "disbud.methods.prospr:prospr",
+        settings={"steps": 3, "lr": 0.5, "momentum": 0.9, "order": "full"},
+        source="Alizadeh et al. 2022",
+        needs="batches",
+    ),
+    Method(
+        "dpai",
+        "scores that climb towards more paths, dead units and kernels first",
+        "disbud.methods.dpai:dpai",
+        settings={"steps": 100, "lr": 0.01, "alpha": 0.9, "beta": 0.5},
+        source="Xiang et al. 2025",
+        needs="example",
+        densities="erk",
+        batch_norm="eval",
+        construction=True,
+    ),
+    Method(
+        "precrop",
+        "the first channels of each layer: a narrower network",
+        "disbud.methods.precrop:precrop",
+        source="Cai et al. 2022",
+        needs="example",
+        densities="erk",
+        batch_norm="eval",
+        construction=True,
+        whole_channels=True,
+    ),
+    Method(
+        "npb",
+        "live units first, then paths: the layer's optimum, again and again",
+        "disbud.methods.npb:npb",
+        settings={"mode": "nodes-first", "alpha": 0.01, "beta": 1.0, "taps": "random", "sweeps": 1},
+        source="Pham et al. 2023",
+        needs="example",
+        densities="erk",
+        batch_norm="eval",
+        construction=True,
+    ),
+    Method(
+        "phew",
+        "the weights of random walks that prefer large ones",
+        "disbud.methods.phew:phew",
+        source="Patil & Dovrolis 2021",
+        needs="example",
+        batch_norm="eval",
+        construction=True,
+    ),
+    Method(
+        "magnitude-after-training",
+        "the largest weights of the trained network",
+        f"{_TRAINED}:iterated",
+        settings={"rewind": "none", "per_level": None},
+        source="Han et al. 2015",
+        trains=True,
+    ),
+    Method(
+        "lottery-ticket",
+        "the largest trained weights, a fifth fewer a level, rewound to where they began",
+        f"{_TRAINED}:iterated",
+        settings={"rewind": "init", "per_level": 0.2},
+        source="Frankle & Carbin 2019",
+        trains=True,
+    ),
+    Method(
+        "learning-rate-rewinding",
+        "the largest trained weights, a fifth fewer a level, and trained on",
+        f"{_TRAINED}:iterated",
+        settings={"rewind": "none", "per_level": 0.2},
+        source="Renda et al. 2020",
+        trains=True,
+    ),
+    Method(
+        "hybrid",
+        "the largest trained weights of each layer, densities that fall with depth",
+        f"{_TRAINED}:iterated",
+        settings={"rewind": "none", "per_level": None},
+        source="Su et al. 2020",
+        densities="smart-ratio",
+        trains=True,
+    ),
+    Method(
+        "early-bird",
+        "the largest weights as soon as training changes them no more",
+        f"{_TRAINED}:early_bird",
+        settings={"rewind": "none", "threshold": 0.1, "epochs": 5},
+        source="You et al. 2020",
+        trains=True,
+    ),
 ]
 
 CATALOGUE: dict[str, Method] = {method.name: method for method in _METHODS}
@@ -150,6 +278,7 @@ def method(
     regrowth: bool = False,
     batch_norm: str = "train",
     construction: bool = False,
+    trains: bool = False,
     revision: int = 1,
     **settings: Value,
 ) -> Callable[[Function], Function]:
@@ -157,7 +286,7 @@ def method(
 
     The function takes a `Scoring` and gives a score for each weight, the highest of which are kept; `settings` are its
     keyword arguments and their defaults. A construction takes the budget as well, the number of weights to keep in each
-    layer (with no density rule: in all), and gives masks.
+    layer (with no density rule: in all), and gives masks. A method that trains is what `disbud.methods.trained` says.
 
     >>> import disbud, torch
     >>> @disbud.method("smallest", "the smallest weights")
@@ -180,7 +309,7 @@ def method(
             )
         CATALOGUE[name] = _Given(
             name, summary, reference, settings, revision, source, needs, densities, rounds, schedule, regrowth,
-            batch_norm, construction, given=function,
+            batch_norm, construction, trains, given=function,
         )  # fmt: skip
         return function
 

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from disbud.errors import DisbudError
 from disbud.methods.curvature import TwiceDifferentiable
 from disbud.methods.evidence import size_of
-from disbud.methods.scoring import Scoring, Tensors, as_leaves, at_least_single, gradient
+from disbud.methods.scoring import Scoring, Tensors, as_leaves, at_least_single, gradient, unsigned
 
 
 def grasp(s: Scoring, *, temperature: float) -> Tensors:
@@ -34,7 +34,7 @@ def grasp(s: Scoring, *, temperature: float) -> Tensors:
 
 def grasp_abs(s: Scoring, *, temperature: float) -> Tensors:
     """abs(theta * (H g)): GraSP with the sign dropped."""
-    return {name: score.abs_() for name, score in grasp(s, temperature=temperature).items()}
+    return {name: unsigned(s, score) for name, score in grasp(s, temperature=temperature).items()}
 
 
 def _hessian_gradient_product(s: Scoring, leaves: Tensors) -> Tensors:

@@ -7,4 +7,4 @@ from disbud.methods.scoring import Scoring, Tensors
 
 def magnitude(s: Scoring) -> Tensors:
     """abs(w)."""
-    return {name: weight.abs() for name, weight in s.weights.items()}
+    return {name: weight if s.signed else weight.abs() for name, weight in s.weights.items()}

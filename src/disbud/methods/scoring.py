@@ -43,6 +43,7 @@ class Scoring:
         self.dropped: Tensors | None = None
         self.example = example
         self.round = 0
+        self.signed = False  # whether a score that is an absolute value is to be given with its sign
         self.memo: dict[str, object] = {}  # what a score carries from one round to the next
         self._constants = {name: owned[full].detach() for name, full in names.items()}
         self._evidence = evidence
@@ -177,6 +178,11 @@ def gradient(value: Tensor, leaves: Tensors, *, create_graph: bool = False) -> T
         name: torch.zeros_like(leaf) if one is None else one
         for (name, leaf), one in zip(leaves.items(), found, strict=True)
     }
+
+
+def unsigned(s: Scoring, score: Tensor) -> Tensor:
+    """The absolute value of a score that is made to be overwritten; with its sign where that is asked for."""
+    return score if s.signed else score.abs_()
 
 
 def at_least_single(values: Tensor) -> Tensor:

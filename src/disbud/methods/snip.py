@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from disbud.methods.scoring import Scoring, Tensors, at_least_single
+from disbud.methods.scoring import Scoring, Tensors, at_least_single, unsigned
 
 
 def snip(s: Scoring) -> Tensors:
     """abs(w * dL/dw) at the weights still kept (Lee et al. 2019, eq. 3); iterated, de Jorge et al. 2021."""
     weights = s.masked()
     gradients = s.gradients(weights)
-    return {name: (weights[name] * at_least_single(g)).abs_() for name, g in gradients.items()}
+    return {name: unsigned(s, weights[name] * at_least_single(g)) for name, g in gradients.items()}
 
 
 def force(s: Scoring) -> Tensors:
@@ -18,4 +18,4 @@ def force(s: Scoring) -> Tensors:
     A pruned weight keeps a score of its own, so it can return.
     """
     gradients = s.gradients(s.masked())
-    return {name: (s.weights[name] * at_least_single(g)).abs_() for name, g in gradients.items()}
+    return {name: unsigned(s, s.weights[name] * at_least_single(g)) for name, g in gradients.items()}

@@ -28,10 +28,11 @@ def synflow_l2(s: Scoring, *, biases: str, dtype: str) -> Tensors:
 def _scores(s: Scoring, magnitude: Callable[[Tensor], Tensor], *, biases: str, dtype: str) -> Tensors:
     """Up to one power of two, common to all layers, by which R would leave the range of floating-point numbers."""
     network = s.memo.get("network")
+    known = isinstance(network, Network)
     if not isinstance(network, Network):
         network = _network(s, magnitude, biases, dtype)
         s.memo["network"] = network
-    if s.dropped is not None:
+    if known and s.dropped is not None:
         network.drop(s.dropped)
     elif s.masks is not None:
         network.keep(s.masks)

@@ -12,8 +12,10 @@ from disbud.catalogue import Value, check_settings
 from disbud.errors import DisbudError, unknown_name
 from disbud.graph import is_chain
 from disbud.methods.catalogue import Method
+from disbud.methods.scoring import Score, Scoring, Tensors
 from disbud.origin import Json
 from disbud.selection import RULES, Densities, keep_highest, keep_lowest
+from disbud.selection.groups import AGGREGATES, Granularity
 
 KEEP = {"highest": keep_highest, "lowest": keep_lowest}
 
@@ -31,6 +33,18 @@ class Plan:
     keep: str
     regrowth: bool
     batch_norm: str
+    granularity: Granularity
+    aggregate: str
+
+    @property
+    def by_groups(self) -> bool:
+        """Whether scores are added up over groups of weights."""
+        return self.granularity.kind != "weight" and not self.method.construction
+
+    def score(self, scoring: Scoring) -> Tensors:
+        """The scores of one round."""
+        function: Score = self.method.load()  # type: ignore[assignment]
+        return function(scoring, **self.score_settings)
 
     def to_json(self) -> dict[str, Json]:
         """What goes into the ticket's origin."""
@@ -45,6 +59,8 @@ class Plan:
             "keep": self.keep,
             "regrowth": self.regrowth,
             "batch_norm": self.batch_norm,
+            "granularity": str(self.granularity),
+            **({"aggregate": self.aggregate} if self.by_groups else {}),
             **{key: as_json(value) for key, value in {**self.rule_settings, **self.score_settings}.items()},
         }
 
@@ -60,6 +76,8 @@ def plan_of(
     keep: str = "highest",
     regrowth: bool | None = None,
     batch_norm: str | None = None,
+    granularity: str = "weight",
+    aggregate: str = "sum-of-abs",
 ) -> Plan:
     """The plan of a method, its own defaults overridden by what is given."""
     densities = entry.densities if densities is None else densities
@@ -74,6 +92,7 @@ def plan_of(
         raise unknown_name("way to keep", keep, KEEP)
     if entry.construction:
         _check_not_ranked(entry, {"rounds": rounds, "schedule": schedule, "keep": keep, "regrowth": regrowth})
+    groups = _groups(entry, granularity, aggregate, densities)
     rounds = entry.rounds if rounds is None else rounds
     return Plan(
         method=entry,
@@ -85,7 +104,31 @@ def plan_of(
         keep=keep,
         regrowth=entry.regrowth if regrowth is None else regrowth,
         batch_norm=batch_norm or entry.batch_norm,
+        granularity=groups,
+        aggregate=aggregate,
     )
+
+
+def _groups(entry: Method, granularity: str, aggregate: str, densities: Densities | None) -> Granularity:
+    """What is kept or pruned as one, if the method ranks scores that can be added up over groups."""
+    found = Granularity.of(granularity)
+    if aggregate not in AGGREGATES:
+        raise unknown_name("aggregate of a group's scores", aggregate, AGGREGATES)
+    if entry.whole_channels and found.kind in ("weight", "channel"):
+        return Granularity("channel")
+    if found.kind == "weight":
+        return found
+    if entry.construction or entry.trains:
+        raise DisbudError(
+            f"{entry.name} chooses single weights, so it has no granularity={granularity!r}; leave that out, or take a "
+            "method that scores"
+        )
+    if found.kind == "n:m" and densities not in (None, "uniform"):
+        raise DisbudError(
+            f"granularity={granularity!r} gives every layer the same density, so it takes no densities; leave them "
+            f"out, or take a method without (magnitude in the place of {entry.name})"
+        )
+    return found
 
 
 def _check_not_ranked(entry: Method, given: Mapping[str, object]) -> None:

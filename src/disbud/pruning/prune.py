@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,26 @@ from disbud.methods.catalogue import CATALOGUE, Method
 from disbud.methods.evidence import Evidence, Loss, cross_entropy
 from disbud.methods.scoring import Scoring
 from disbud.origin import Origin
-from disbud.parameters import canonical, fingerprint
+from disbud.parameters import canonical, fingerprint, parameters
+from disbud.pruning.grouped import masks_by_groups, record
 from disbud.pruning.plan import as_json, plan_of
-from disbud.pruning.rounds import masks_of, score_of
+from disbud.pruning.rounds import masks_of
+from disbud.pruning.trained import Descent, HowToTrain, by_training, layers_of
 from disbud.seeds import generator, global_streams
 from disbud.selection import (
     Densities,
     check_sparsity,
 )
 from disbud.ticket import Ticket
+from disbud.ticket_file import start_of
+
+if TYPE_CHECKING:
+    import os
+
+    from disbud.data import Dataset
+    from disbud.pruning.own_trainer import Train
+    from disbud.pruning.recipe_trainer import Tell
+    from disbud.training.recipes import Recipe
 
 
 def prune(
@@ -43,10 +55,17 @@ def prune(
     keep: str = "highest",
     regrowth: bool | None = None,
     batch_norm: str | None = None,
+    granularity: str = "weight",
+    aggregate: str = "sum-of-abs",
     include: Chosen | None = None,
     exclude: Chosen | None = None,
     examples_per_class: int | None = 10,
     batch_size: int = 256,
+    data: Dataset | None = None,
+    recipe: Recipe | str | None = None,
+    train: Train | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Tell | None = None,
     **settings: Value,
 ) -> Ticket:
     """Choose which weights of a model stay, before it is trained. The model is not changed.
@@ -59,8 +78,22 @@ def prune(
 
     `densities` gives each layer its own budget: a rule ("uniform", "erk", "smart-ratio", ...), a ticket, or densities
     by layer name; by default the method's own. `rounds`, `schedule`, `regrowth` and `batch_norm` (the mode BatchNorm
-    scores in) override the method's; `keep="lowest"` turns the ranking upside down. Further settings are the method's
+    scores in) override the method's; `keep="lowest"` turns the ranking upside down. With a
+    `granularity` of "kernel", "channel" or n of every m inputs ("2:4"), whole groups are ranked, by the sum of their
+    weights' scores or, with aggregate="abs-of-sum", by the absolute value of the sum before signs are dropped; as many
+    stay as the count allows, and the origin says how many weights that is. Channels that an addition joins go together,
+    which needs an `example`. Further settings are the method's
     own: `disbud methods` lists them.
+
+    A method that trains (`disbud methods` says which) needs `data`, a `disbud.data.Dataset`, and trains copies of the
+    model by the `recipe` (else the data set's own), as `disbud.train` would with the same seed. What it trains is kept
+    in the cache, or in the folder `checkpoint`, and never trained again; a run that was stopped goes on where it was.
+    In the place of both, `train` is a function of your own: `train(model, ticket)` trains the model that it is given in
+    place and returns nothing; the model is kept on the ticket (None while it is dense) around the call, and the global
+    random streams are seeded. To rewind to a step it is called as `train(model, None, steps)` and stops after so many.
+    What it comes to is kept only in a `checkpoint`, to be used with one function. `progress(fraction, what)` is told
+    how far training by a recipe is. The ticket carries the weights that it must start from (`Ticket.start`), which
+    `disbud.train` loads and `save` writes beside it.
 
     >>> import disbud, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(20, 10), torch.nn.ReLU(), torch.nn.Linear(10, 5))
@@ -72,34 +105,46 @@ def prune(
     entry = find("method", method, CATALOGUE)
     _check_sparsity_given(sparsity, densities)
     inner = bare(model)
-    layers = prunable(inner, include=include, exclude=exclude, example=example)
-    example = _example(entry, example, batches, seed)
+    how = HowToTrain(data, recipe, train, checkpoint, progress).checked(entry)
+    layers = layers_of(inner, how, include=include, exclude=exclude, example=example)
+    example = _example(entry, example, batches, seed, granularity)
     plan = plan_of(
         entry, inner, settings, densities=densities, rounds=rounds, schedule=schedule, keep=keep, regrowth=regrowth,
-        batch_norm=batch_norm,
+        batch_norm=batch_norm, granularity=granularity, aggregate=aggregate,
     )  # fmt: skip
-    evidence = _evidence(entry, batches, examples_per_class, batch_size, plan.rounds)
-    scoring = _scoring(entry.name, inner, layers, evidence=evidence, loss=loss, example=example, seed=seed)
-    with isolated(inner, seed=seed, batch_norm=plan.batch_norm):
-        masks = masks_of(plan, scoring, sparsity)
-    resolved = plan.to_json() | {"include": as_json(include), "exclude": as_json(exclude)}
-    if evidence is not None:
-        resolved |= {
-            "examples_per_class": examples_per_class,
-            "batch_size": batch_size,
-            "loss": as_json(loss or cross_entropy),
-        }
+    start = None
+    if entry.trains:
+        how.check_no_scores(batches=batches, loss=loss, batch_norm=batch_norm, regrowth=regrowth)
+        _check_values(inner, layers)
+        by_rounds = rounds is not None or schedule is not None
+        descent = Descent.of(plan, layers, sparsity, asked="per_level" in settings, by_rounds=by_rounds)
+        found, resolved = by_training(plan, descent, inner, how, seed=seed)
+        masks, start, looked_at = found.masks, start_of(found.start), how.evidence()
+    else:
+        evidence = _evidence(entry, batches, examples_per_class, batch_size, plan.rounds)
+        scoring = _scoring(
+            entry.name, inner, layers, evidence=evidence, loss=loss, example=example, seed=seed
+        )
+        with isolated(inner, seed=seed, batch_norm=plan.batch_norm):
+            masks = (masks_by_groups if plan.by_groups else masks_of)(plan, scoring, sparsity)
+        was_read = evidence is not None and evidence.batches > 0  # a construction may look at data, or not
+        looked_at = evidence.summary() if evidence is not None and was_read else None
+        resolved = plan.to_json() | ({} if not was_read else {
+            "examples_per_class": examples_per_class, "batch_size": batch_size, "loss": as_json(loss or cross_entropy),
+        })  # fmt: skip
+        if plan.granularity.kind != "weight":
+            resolved |= record(plan, layers, sparsity, masks)
     parents = (plan.densities.origin,) if isinstance(plan.densities, Ticket) else ()
     origin = Origin(
         entry.name,
-        settings=resolved,
+        settings=resolved | {"include": as_json(include), "exclude": as_json(exclude)},
         sparsity=None if sparsity is None else float(sparsity),
         seed=seed,
-        evidence=evidence.summary() if evidence else None,
+        evidence=looked_at,
         fingerprint=fingerprint(inner),
         parents=parents,
     )
-    return Ticket(masks, origin)
+    return Ticket(masks, origin, start)
 
 
 def scores(
@@ -129,6 +174,11 @@ def scores(
     True
     """
     entry = find("method", method, CATALOGUE)
+    if entry.trains:
+        raise DisbudError(
+            f"{entry.name} trains the model and scores nothing before; prune with it, or train the model and score it "
+            "by 'magnitude'"
+        )
     if entry.construction:
         raise DisbudError(
             f"{entry.name} builds its masks and gives no scores; prune with it, or score with another"
@@ -148,13 +198,13 @@ def scores(
             for layer in layers
         }
     with isolated(inner, seed=seed, batch_norm=plan.batch_norm):
-        found = score_of(plan, scoring)
+        found = plan.score(scoring)
     return {name: _full(found[name], scoring, name, regrowth=plan.regrowth) for name in scoring.weights}
 
 
 def _full(score: Tensor, scoring: Scoring, name: str, *, regrowth: bool) -> Tensor:
     """A score in the weight's own shape; some methods score only the weights still kept."""
-    if scoring.masks is None or regrowth:
+    if scoring.masks is None or (regrowth and score.shape == scoring.masks[name].shape):
         return score.view(scoring.weights[name].shape)
     mask = scoring.masks[name]
     if score.shape == mask.shape:
@@ -183,7 +233,7 @@ def _evidence(
     batch_size: int,
     rounds: int,
 ) -> Evidence | None:
-    if entry.needs != "batches":
+    if entry.needs != "batches" and (batches is None or not entry.construction):
         return None
     if batches is None:
         raise DisbudError(
@@ -194,10 +244,18 @@ def _evidence(
 
 
 def _example(
-    entry: Method, example: Example | None, batches: Iterable[object] | None, seed: int
+    entry: Method,
+    example: Example | None,
+    batches: Iterable[object] | None,
+    seed: int,
+    granularity: str = "weight",
 ) -> Example | None:
-    """The input whose shape a method without data needs: where only (x, y) batches are given, the first x."""
-    if example is not None or entry.needs != "example" or batches is None:
+    """The input whose shape is needed: where only (x, y) batches are given, the first x.
+
+    Channels need one too; but a method that looks at data must not lose the first batch of an iterator.
+    """
+    looks = entry.needs == "example" or (granularity == "channel" and not isinstance(batches, Iterator))
+    if example is not None or not looks or batches is None:
         return example
     with global_streams(seed, "example"):  # a loader draws from them
         first = next(iter(batches), None)
@@ -215,9 +273,24 @@ def _scoring(
     example: Example | None,
     seed: int,
 ) -> Scoring:
-    names = {canonical(name): name for name, _ in model.named_parameters()}
+    _check_values(model, layers)
+    return Scoring(
+        model,
+        layers,
+        {canonical(name): name for name, _ in model.named_parameters()},
+        evidence=evidence,
+        loss=loss or cross_entropy,
+        example=example,
+        # Two methods with one seed draw different tickets, so that a control is not a copy of what it controls.
+        streams=partial(generator, seed, "mask", method),
+    )
+
+
+def _check_values(model: nn.Module, layers: Sequence[Layer]) -> None:
+    """Raise where weights to be pruned hold no values, or values that are not finite."""
+    owned = parameters(model)
     for layer in layers:
-        weight = model.get_parameter(names[layer.name]).detach()
+        weight = owned[layer.name].detach()
         if weight.is_meta:
             raise DisbudError(
                 f"{layer.name} is on the meta device and holds no values; materialise the model first"
@@ -226,13 +299,3 @@ def _scoring(
             raise DisbudError(
                 f"{layer.name} holds NaN or infinite weights, so no score can be drawn from the model"
             )
-    return Scoring(
-        model,
-        layers,
-        names,
-        evidence=evidence,
-        loss=loss or cross_entropy,
-        example=example,
-        # Two methods with one seed draw different tickets, so that a control is not a copy of what it controls.
-        streams=partial(generator, seed, "mask", method),
-    )

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from disbud.errors import DisbudError
 from disbud.graph import Layer
-from disbud.methods.scoring import Score, Scoring, Tensors
+from disbud.methods.scoring import Scoring, Tensors
 from disbud.pruning.plan import KEEP, Plan
 from disbud.selection import allocate, kept_count, schedule
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """Layers ranked together, how many of their weights are left in the end, and the sparsity that is."""
 
     names: tuple[str, ...]
@@ -25,28 +25,28 @@ class _Group:
     sparsity: float
 
 
-def _groups(plan: Plan, layers: Sequence[Layer], sparsity: float | None) -> list[_Group]:
+def groups_of(plan: Plan, layers: Sequence[Layer], sparsity: float | None) -> list[Group]:
     """All layers together, or each by itself with the budget its density rule gives it."""
     if plan.densities is None:
         assert sparsity is not None
         total = sum(layer.size for layer in layers)
-        return [_Group(tuple(layer.name for layer in layers), total, kept_count(sparsity, total), sparsity)]
+        return [Group(tuple(layer.name for layer in layers), total, kept_count(sparsity, total), sparsity)]
     counts = allocate(plan.densities, layers, sparsity, **plan.rule_settings)
     return [
-        _Group((x.name,), x.size, counts[x.name], 1 - counts[x.name] / x.size if x.size else 0.0)
+        Group((x.name,), x.size, counts[x.name], 1 - counts[x.name] / x.size if x.size else 0.0)
         for x in layers
     ]
 
 
 def masks_of(plan: Plan, scoring: Scoring, sparsity: float | None) -> dict[str, Tensor]:
     """Score and select, round after round; each group of layers goes down its own schedule to its own count."""
-    groups = _groups(plan, scoring.layers, sparsity)
+    groups = groups_of(plan, scoring.layers, sparsity)
     if plan.method.construction:
         return _constructed(plan, scoring, groups)
     steps = [schedule(plan.schedule, group.sparsity, plan.rounds) for group in groups]
     for scoring.round in range(plan.rounds):
-        found = score_of(plan, scoring)
-        kept = None if plan.regrowth else scoring.positions
+        found = plan.score(scoring)
+        kept = None if plan.regrowth and not of_survivors(found, scoring) else scoring.positions
         candidates = found if kept is None else {name: _survivors(found[name], kept[name]) for name in found}
         chosen: dict[str, Tensor] = {}
         for group, step in zip(groups, steps, strict=True):
@@ -61,24 +61,27 @@ def masks_of(plan: Plan, scoring: Scoring, sparsity: float | None) -> dict[str, 
     return scoring.masks
 
 
-def _constructed(plan: Plan, scoring: Scoring, groups: Sequence[_Group]) -> dict[str, Tensor]:
+def _constructed(plan: Plan, scoring: Scoring, groups: Sequence[Group]) -> dict[str, Tensor]:
     """Masks from a construction, which keeps to its budget like everything else."""
     budget = {group.names[0]: group.kept for group in groups} if plan.densities else groups[0].kept
     masks = cast("dict[str, Tensor]", plan.method.load()(scoring, budget, **plan.score_settings))
+    if plan.method.whole_channels:  # as many as fit into the budget of all layers together
+        names = tuple(name for group in groups for name in group.names)
+        groups = [Group(names, sum(x.size for x in groups), sum(x.kept for x in groups), 0.0)]
     for group in groups:
         kept = sum(int(masks[name].sum()) for name in group.names)
-        if kept != group.kept:
+        if kept > group.kept or (kept < group.kept and not plan.method.whole_channels):
             raise DisbudError(
                 f"{plan.method.name} kept {kept:,} weights of {', '.join(group.names[:3])}, not {group.kept:,}"
             )
     return masks
 
 
+def of_survivors(found: Tensors, scoring: Scoring) -> bool:
+    """Whether a round scored only what is still kept, so that nothing can return in it."""
+    kept = scoring.positions
+    return kept is not None and all(score.shape == kept[name].shape for name, score in found.items())
+
+
 def _survivors(score: Tensor, positions: Tensor) -> Tensor:
     return score if score.shape == positions.shape else score.reshape(-1).index_select(0, positions)
-
-
-def score_of(plan: Plan, scoring: Scoring) -> Tensors:
-    """The scores of one round."""
-    function: Score = plan.method.load()  # type: ignore[assignment]
-    return function(scoring, **plan.score_settings)

@@ -1,0 +1,80 @@
+"""Methods of a user's own, good and bad, for the tests to name as own_methods:function."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import disbud
+
+
+def largest(model: nn.Module, batches: object) -> dict[str, Tensor]:
+    return {name: p.abs() for name, p in model.named_parameters() if p.dim() > 1}
+
+
+def seeded(
+    model: nn.Module, batches: object, *, seed: int, sparsity: float, power: float = 1.0
+) -> dict[str, Tensor]:
+    return {name: torch.rand(p.shape) ** power for name, p in model.named_parameters() if p.dim() > 1}
+
+
+def a_ticket(model: nn.Module, batches: object, *, sparsity: float) -> disbud.Ticket:
+    return disbud.prune(model, "magnitude", sparsity=sparsity)
+
+
+def looks_at_labels(model: nn.Module, batches: object) -> dict[str, Tensor]:
+    batch = next(iter(batches))  # type: ignore[call-overload]
+    return disbud.scores(model, "snip", batches=[batch], examples_per_class=None)
+
+
+def too_few(model: nn.Module, batches: object) -> disbud.Ticket:
+    return disbud.prune(model, "magnitude", sparsity=0.99)
+
+
+def wrong_shape(model: nn.Module, batches: object) -> dict[str, Tensor]:
+    return {name: torch.ones(3) for name, p in model.named_parameters() if p.dim() > 1}
+
+
+def not_a_number(model: nn.Module, batches: object) -> dict[str, Tensor]:
+    return {name: p * float("nan") for name, p in model.named_parameters() if p.dim() > 1}
+
+
+def of_no_parameter(model: nn.Module, batches: object) -> dict[str, Tensor]:
+    return {"elsewhere": torch.ones(3)}
+
+
+def nothing(model: nn.Module, batches: object) -> None:
+    return None
+
+
+def changes_the_model(model: nn.Module, batches: object) -> dict[str, Tensor]:
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    return largest(model, batches)
+
+
+def one_class() -> disbud.data.Dataset:
+    split = disbud.data.Split(torch.zeros(60, 1, 8, 8, dtype=torch.uint8), torch.zeros(60, dtype=torch.int64))
+    return disbud.data.Dataset.of("zeros", train=split, test=split, class_names=("zero", "one"))
+
+
+def square(x: int) -> int:
+    if x < 0:
+        raise ValueError("no roots")
+    return x * x
+
+
+def dies_once(path: str) -> str:
+    """Kills its own process the first time it is asked."""
+    if not Path(path).exists():
+        Path(path).write_text("was here")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "alive"
+
+
+def dies_always(_: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
