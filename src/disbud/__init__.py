@@ -9,7 +9,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from disbud import data, diagnosis, interventions, measures, models, report, theory
+    from disbud import (
+        data,
+        diagnosis,
+        interventions,
+        measures,
+        models,
+        report,
+        robust,
+        theory,
+    )
     from disbud.diagnosis import doctor
     from disbud.errors import DisbudError, TicketError
     from disbud.graph import Layer, prunable
@@ -35,7 +44,10 @@ _HOMES = {
     "sparse": "training",
     "train": "training",
 }
-_PACKAGES = ("data", "diagnosis", "interventions", "measures", "models", "report", "theory")
+_PACKAGES = (
+    "data", "diagnosis", "interventions", "measures", "models", "report", "robust",
+    "theory",
+)  # fmt: skip
 
 __all__ = [
     "DisbudError",
@@ -55,6 +67,7 @@ __all__ = [
     "prunable",
     "prune",
     "report",
+    "robust",
     "scores",
     "sparse",
     "theory",

@@ -15,6 +15,7 @@ from disbud.cli.inspecting import inspect
 from disbud.cli.listing import data, methods, models
 from disbud.cli.options import WorkFailed
 from disbud.cli.pruning import prune
+from disbud.cli.theory import theory
 from disbud.cli.training import train
 from disbud.errors import DisbudError
 from disbud.origin import package_version
@@ -27,13 +28,17 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
-_GROUPS: dict[Group, tuple[Callable[..., int], ...]] = {
-    Group("Work", sort_key=0): (prune, inspect, doctor, train, compare),
+_GROUPS: dict[Group, tuple[Callable[..., int] | App, ...]] = {
+    Group("Work", sort_key=0): (prune, inspect, doctor, train, compare, theory),
     Group("What there is", sort_key=1): (methods, models, data),
 }
 for _group, _commands in _GROUPS.items():
     for _command in _commands:
-        app.command(_command, group=_group)
+        if isinstance(_command, App):
+            _command.group = _group
+            app.command(_command)
+        else:
+            app.command(_command, group=_group)
 app["compare"].usage = "Usage: disbud compare [OPTIONS] MODEL ENTRANT..."
 app["--help"].group = app["--version"].group = Group("Help", sort_key=2)
 

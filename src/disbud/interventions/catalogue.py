@@ -106,6 +106,13 @@ def _weights() -> list[Intervention]:
             f"{_VALUES}:sign_only",
             acts_on="weights",
         ),
+        Intervention(
+            "rescale",
+            "each layer's kept weights by one factor, to the dense layer's second moment; zeros off the ticket",
+            "disbud.theory.rescale:rescaled",
+            {"sigma_w": None},
+            acts_on="weights",
+        ),
     ]
 
 

@@ -88,13 +88,14 @@ def _convolutional() -> list[ModelEntry]:
 
 
 def _residual() -> list[ModelEntry]:
+    stable: dict[str, Value] = {"stable": False}
     note = {32: "; width=2 is the net of Su et al. 2020"}
     cifar = [
         ModelEntry(
             f"resnet{depth}",
             f"ResNet-{depth} for CIFAR, widths 16/32/64, 1x1 shortcuts (He et al. 2016){note.get(depth, '')}",
             "disbud.models.resnet:cifar_resnet",
-            {"shortcut": "conv", **_COMMON},
+            {"shortcut": "conv", **_COMMON, **stable},
             fixed={"depth": depth},
         )
         for depth in (20, 32, 44, 56, 110)
@@ -104,7 +105,7 @@ def _residual() -> list[ModelEntry]:
             f"resnet{depth}",
             f"ResNet-{depth}, widths 64 to 512, stem cifar, tiny (64 pixels) or imagenet (He et al. 2016)",
             "disbud.models.resnet:imagenet_resnet",
-            {"stem": "cifar", **_COMMON},
+            {"stem": "cifar", **_COMMON, **stable},
             fixed={"depth": depth},
         )
         for depth in (18, 34, 50)
@@ -115,14 +116,14 @@ def _residual() -> list[ModelEntry]:
             "wideresnet",
             "Wide ResNet of any depth 6n + 4 and widening factor (Zagoruyko & Komodakis 2016)",
             function,
-            {"depth": 28, "factor": 10, **_COMMON},
+            {"depth": 28, "factor": 10, **_COMMON, **stable},
         ),
         *(
             ModelEntry(
                 f"wrn-{depth}-{factor}",
                 f"Wide ResNet, {depth} layers, {factor} times the width (Zagoruyko & Komodakis 2016)",
                 function,
-                _COMMON,
+                {**_COMMON, **stable},
                 fixed={"depth": depth, "factor": factor},
             )
             for depth, factor in ((16, 8), (28, 10))

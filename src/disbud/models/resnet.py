@@ -8,6 +8,7 @@ from typing import Final, Literal
 from torch import Tensor, nn
 
 from disbud.errors import unknown_name
+from disbud.models.branches import branch_scale, scaled_by
 from disbud.models.sizes import scaled
 
 Shortcut = Literal["conv", "identity"]
@@ -15,12 +16,13 @@ Stem = Literal["cifar", "tiny", "imagenet"]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, added to the shortcut."""
+    """Two 3x3 convolutions, times `scale`, added to the shortcut."""
 
     expansion: Final = 1
 
-    def __init__(self, n_in: int, width: int, *, stride: int, shortcut: nn.Module) -> None:
+    def __init__(self, n_in: int, width: int, *, stride: int, shortcut: nn.Module, scale: float) -> None:
         super().__init__()
+        self.scale = scale
         self.conv1 = nn.Conv2d(n_in, width, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu1 = nn.ReLU()
@@ -33,16 +35,17 @@ class BasicBlock(nn.Module):
         """The block's output, after its last activation."""
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.relu2(out + self.downsample(x))  # type: ignore[no-any-return]
+        return self.relu2(scaled_by(self.scale, out) + self.downsample(x))  # type: ignore[no-any-return]
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution, which has the stride (as in torchvision), between two 1x1; added to the shortcut."""
+    """A 3x3 convolution, which has the stride (as in torchvision), between two 1x1; times `scale`, and the shortcut."""
 
     expansion: Final = 4
 
-    def __init__(self, n_in: int, width: int, *, stride: int, shortcut: nn.Module) -> None:
+    def __init__(self, n_in: int, width: int, *, stride: int, shortcut: nn.Module, scale: float) -> None:
         super().__init__()
+        self.scale = scale
         self.conv1 = nn.Conv2d(n_in, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu1 = nn.ReLU()
@@ -59,7 +62,7 @@ class Bottleneck(nn.Module):
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.relu2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return self.relu3(out + self.downsample(x))  # type: ignore[no-any-return]
+        return self.relu3(scaled_by(self.scale, out) + self.downsample(x))  # type: ignore[no-any-return]
 
 
 STAGES: Final[dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]]] = {
@@ -70,38 +73,41 @@ STAGES: Final[dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ..
 
 
 def cifar_resnet(
-    *, depth: int, classes: int, input_shape: tuple[int, ...], width: float, shortcut: Shortcut
+    *, depth: int, classes: int, input_shape: tuple[int, ...], width: float, shortcut: Shortcut, stable: bool
 ) -> nn.Sequential:
     """ResNet-(6n+2): three stages of n basic blocks, widths 16, 32, 64 (He et al. 2016, section 4.2).
 
     shortcut="conv", a 1x1 convolution with BatchNorm wherever the shape changes, is what the pruning papers'
-    code builds; "identity" subsamples and fills with zeros, without weights (option A of He et al.).
+    code builds; "identity" subsamples and fills with zeros, without weights (option A of He et al.). stable=True
+    divides each residual branch by the square root of the number of blocks (Hayou et al. 2021, Stable ResNet).
     """
     if shortcut not in ("conv", "identity"):
         raise unknown_name("shortcut", str(shortcut), ("conv", "identity"))
-    n_in = scaled(16, width)
+    n_in, count = scaled(16, width), (depth - 2) // 6
+    scale = branch_scale(stable, blocks=3 * count)
     layers = _convolution(input_shape[0], n_in, 3, stride=1)
     for i, base in enumerate((16, 32, 64)):
         stage = _stage(
             BasicBlock,
             n_in,
             scaled(base, width),
-            count=(depth - 2) // 6,
+            count=count,
             stride=min(i + 1, 2),
             shortcut=shortcut,
+            scale=scale,
         )
         layers[f"layer{i + 1}"], n_in = stage, scaled(base, width)
     return _classified(layers, n_in, classes)
 
 
 def imagenet_resnet(
-    *, depth: int, classes: int, input_shape: tuple[int, ...], width: float, stem: Stem
+    *, depth: int, classes: int, input_shape: tuple[int, ...], width: float, stem: Stem, stable: bool
 ) -> nn.Sequential:
     """ResNet-18, -34 or -50: four stages, widths 64 to 512 (He et al. 2016, table 1), behind a stem.
 
     "imagenet" is a 7x7 convolution of stride 2 and a max-pooling; "cifar" a 3x3 of stride 1 and no pooling,
     which SynFlow's code keeps for Tiny-ImageNet too. "tiny" is the 3x3 with stride 2: the stages then see at
-    64 pixels the maps that they see at 32 on CIFAR, at a quarter of the cost.
+    64 pixels the maps that they see at 32 on CIFAR, at a quarter of the cost. `stable` is as for `cifar_resnet`.
     """
     n_in = scaled(64, width)
     if stem == "imagenet":
@@ -112,10 +118,11 @@ def imagenet_resnet(
     else:
         raise unknown_name("stem", str(stem), ("cifar", "tiny", "imagenet"))
     block, counts = STAGES[depth]
+    scale = branch_scale(stable, blocks=sum(counts))
     for i, count in enumerate(counts):
         n_out = scaled(64 * 2**i, width)
         layers[f"layer{i + 1}"] = _stage(
-            block, n_in, n_out, count=count, stride=min(i + 1, 2), shortcut="conv"
+            block, n_in, n_out, count=count, stride=min(i + 1, 2), shortcut="conv", scale=scale
         )
         n_in = n_out * block.expansion
     return _classified(layers, n_in, classes)
@@ -137,13 +144,14 @@ def _stage(
     count: int,
     stride: int,
     shortcut: Shortcut,
+    scale: float,
 ) -> nn.Sequential:
     """`count` blocks, the first of which takes the stride and the change of channels."""
     n_out = width * block.expansion
     blocks: list[nn.Module] = []
     for _ in range(count):
         way = _shortcut(shortcut, n_in, n_out, stride=stride)
-        blocks.append(block(n_in, width, stride=stride, shortcut=way))
+        blocks.append(block(n_in, width, stride=stride, shortcut=way, scale=scale))
         n_in, stride = n_out, 1
     return nn.Sequential(*blocks)
 

@@ -8,14 +8,16 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from disbud.errors import DisbudError
+from disbud.models.branches import branch_scale, scaled_by
 from disbud.models.sizes import scaled, whole
 
 
 class PreActivationBlock(nn.Module):
-    """BatchNorm, ReLU, 3x3 convolution, twice; a shortcut with weights starts after the first ReLU."""
+    """BatchNorm, ReLU, 3x3 convolution, twice, times `scale`; a shortcut with weights starts after the first ReLU."""
 
-    def __init__(self, n_in: int, n_out: int, *, stride: int) -> None:
+    def __init__(self, n_in: int, n_out: int, *, stride: int, scale: float) -> None:
         super().__init__()
+        self.scale = scale
         self.bn1 = nn.BatchNorm2d(n_in)
         self.relu1 = nn.ReLU()
         self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
@@ -30,13 +32,16 @@ class PreActivationBlock(nn.Module):
         activated = self.relu1(self.bn1(x))
         out = self.conv2(self.relu2(self.bn2(self.conv1(activated))))
         shortcut = x if self.downsample is None else self.downsample(activated)
-        return out + shortcut  # type: ignore[no-any-return]
+        return scaled_by(self.scale, out) + shortcut
 
 
 def wideresnet(
-    *, depth: int, factor: float, classes: int, input_shape: tuple[int, ...], width: float
+    *, depth: int, factor: float, classes: int, input_shape: tuple[int, ...], width: float, stable: bool
 ) -> nn.Sequential:
-    """WRN-depth-factor: three stages of (depth - 4) / 6 blocks, widths 16, 32, 64 times the factor."""
+    """WRN-depth-factor: three stages of (depth - 4) / 6 blocks, widths 16, 32, 64 times the factor.
+
+    stable=True divides each residual branch by the square root of the number of blocks (Hayou et al. 2021).
+    """
     count, rest = divmod(whole("depth", depth, least=10) - 4, 6)
     if rest:
         raise DisbudError(
@@ -44,7 +49,7 @@ def wideresnet(
         )
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
         raise DisbudError(f"factor widens the stages: a number above 0, as in factor=10, not {factor!r}")
-    n_in = scaled(16, width)
+    n_in, scale = scaled(16, width), branch_scale(stable, blocks=3 * count)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(input_shape[0], n_in, 3, 1, 1, bias=False)
     )
@@ -52,7 +57,8 @@ def wideresnet(
         n_out = scaled(base, factor * width)
         blocks = []
         for j in range(count):
-            blocks.append(PreActivationBlock(n_in, n_out, stride=2 if i > 0 and j == 0 else 1))
+            stride = 2 if i > 0 and j == 0 else 1
+            blocks.append(PreActivationBlock(n_in, n_out, stride=stride, scale=scale))
             n_in = n_out
         layers[f"layer{i + 1}"] = nn.Sequential(*blocks)
     layers.update(

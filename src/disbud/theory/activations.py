@@ -12,7 +12,7 @@ from scipy import special
 
 from disbud.catalogue import Value, check_settings, parse
 from disbud.errors import DisbudError, unknown_name
-from disbud.theory.closed import ClosedForms, Erf, Rectifier
+from disbud.theory.closed import ClosedForms, Erf, HardTanh, Rectifier
 
 Array = NDArray[np.float64]
 
@@ -141,7 +141,11 @@ def _silu(name: str) -> Activation:
 
 def _hard_tanh(name: str) -> Activation:
     return Activation(
-        name, lambda x: np.clip(x, -1, 1), lambda x: np.where(np.abs(x) < 1, 1.0, 0.0), (-1.0, 1.0)
+        name,
+        lambda x: np.clip(x, -1, 1),
+        lambda x: np.where(np.abs(x) < 1, 1.0, 0.0),
+        (-1.0, 1.0),
+        HardTanh(),
     )
 
 

@@ -50,5 +50,5 @@ def slope_product(phi: Activation, q: float, gap: float) -> float:
 def half_difference(phi: Activation, q: float, gap: float) -> float:
     """E[(phi(u1) - phi(u2))^2] / 2 = E[phi(u1)^2] - E[phi(u1) phi(u2)], exact in relative terms as gap nears 0."""
     if phi.closed is not None:
-        return float(phi.closed.second(np.array([q]))[0]) - phi.closed.product(q, gap)
+        return phi.closed.half_difference(q, gap)
     return pair_expectation(lambda x, y: (phi.function(x) - phi.function(y)) ** 2, q, gap, phi.kinks) / 2
