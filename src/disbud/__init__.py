@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from disbud import (
+        claims,
         data,
         diagnosis,
         interventions,
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
         models,
         report,
         robust,
+        sanity,
+        study,
         theory,
     )
     from disbud.diagnosis import doctor
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from disbud.methods.catalogue import method
     from disbud.origin import Origin
     from disbud.pruning import prune, scores
+    from disbud.sanity import sanity_check
     from disbud.ticket import Ticket
     from disbud.training import Recipe, Result, sparse, train
 
@@ -40,12 +44,13 @@ _HOMES = {
     "method": "methods.catalogue",
     "prunable": "graph",
     "prune": "pruning",
+    "sanity_check": "sanity",
     "scores": "pruning",
     "sparse": "training",
     "train": "training",
 }
 _PACKAGES = (
-    "data", "diagnosis", "interventions", "measures", "models", "report", "robust",
+    "claims", "data", "diagnosis", "interventions", "measures", "models", "report", "robust", "sanity", "study",
     "theory",
 )  # fmt: skip
 
@@ -57,6 +62,7 @@ __all__ = [
     "Result",
     "Ticket",
     "TicketError",
+    "claims",
     "data",
     "diagnosis",
     "doctor",
@@ -68,8 +74,11 @@ __all__ = [
     "prune",
     "report",
     "robust",
+    "sanity",
+    "sanity_check",
     "scores",
     "sparse",
+    "study",
     "theory",
     "train",
 ]

@@ -15,6 +15,7 @@ from disbud.cli.inspecting import inspect
 from disbud.cli.listing import data, methods, models
 from disbud.cli.options import WorkFailed
 from disbud.cli.pruning import prune
+from disbud.cli.sanity import sanity
 from disbud.cli.theory import theory
 from disbud.cli.training import train
 from disbud.errors import DisbudError
@@ -29,7 +30,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 _GROUPS: dict[Group, tuple[Callable[..., int] | App, ...]] = {
-    Group("Work", sort_key=0): (prune, inspect, doctor, train, compare, theory),
+    Group("Work", sort_key=0): (prune, inspect, doctor, train, compare, sanity, theory),
     Group("What there is", sort_key=1): (methods, models, data),
 }
 for _group, _commands in _GROUPS.items():

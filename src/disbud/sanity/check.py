@@ -1,0 +1,182 @@
+"""`disbud.sanity_check`: train a method's ticket beside its altered versions, and judge the differences."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from disbud.catalogue import parse, resolve
+from disbud.claims import Looks, Margin, Verdict, calibrated_margin
+from disbud.data import Dataset, load
+from disbud.errors import DisbudError
+from disbud.sanity.checks import AS_IT_IS, Check, check_method, checks_for
+from disbud.sanity.findings import SanityCheck, summed_up
+from disbud.study import Failure, Outcome, Seeds, Trial, in_process, kept_or_run, pool
+from disbud.study.running import network, ticket_of
+from disbud.training.recipes import recipe_for
+
+CALIBRATION_SEEDS = (1001, 1002)  # the margin is found on seeds that are not judged
+Tell = Callable[[float, str], None]
+
+
+def sanity_check(
+    model: str | Callable[..., object],
+    method: str | Callable[..., object],
+    data: str,
+    *,
+    sparsity: float,
+    recipe: str | None = None,
+    seeds: int = 5,
+    until_decided: bool = False,
+    margin: float | None = None,
+    workers: int | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    tell: Tell | None = None,
+) -> SanityCheck:
+    """Train a method's ticket, its altered versions and random tickets, and say what the method takes from its data.
+
+    A method passes a check if its tickets train markedly worse when what is checked is altered: when it prunes with
+    random labels, scrambled images or half of the data, when its mask is rearranged within layers, when the kept values
+    are permuted. It fails if they train as well (equivalence tests on paired seeds within a margin that is fixed on
+    other seeds: Su et al. 2020). `model` and `method` are written as on the command line, or functions that can be
+    imported by name: a model's factory, and a function of (model, batches) to scores or a ticket. A seed draws the
+    split of the data, the first weights, the mask and the order. `until_decided` adds seeds where nothing is decided,
+    at 10, 15, 20 and 30 of them, by a sequential design. Trials are kept in the cache: what was stopped goes on.
+
+    >>> import disbud, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = disbud.sanity_check(
+    ...         "lenet-300-100", "magnitude", "digits", sparsity=0.9, recipe="digits:epochs=1", seeds=3, workers=1,
+    ...         cache=folder,
+    ...     )
+    >>> [row.check for row in found.rows]
+    ['rearranged mask', 'permuted values', 'smart-ratio random', 'ERK random']
+    """
+    model, method = _named("model", model), _named("method", method)
+    check_method(method)
+    if seeds < 3:
+        raise DisbudError(f"seeds={seeds}: paired tests need at least 3 seeds; 5 is the default")
+    recipe = recipe or _recipe_for(data)
+    base = Trial(model, data, recipe, method, sparsity)
+    checks = checks_for(method)
+    _try(base, checks)
+    runner = _Runner(base, checks, workers=workers, cache=cache, tell=tell)
+    fixed = runner.margin() if margin is None else Margin(margin, why="given")
+    looks = Looks() if until_decided else None
+    for count in looks.seeds if looks else (seeds,):
+        found = summed_up(base, checks, runner.outcomes(count), fixed, looks, chance=1 / _classes(data))
+        if all(row.verdict in (Verdict.SUPPORTED, Verdict.CONTRADICTED) for row in found.rows):
+            break
+    return found
+
+
+class _Runner:
+    """Runs trials, each once, and remembers what came of them."""
+
+    def __init__(
+        self,
+        base: Trial,
+        checks: Sequence[Check],
+        *,
+        workers: int | None,
+        cache: str | os.PathLike[str] | None,
+        tell: Tell | None,
+    ) -> None:
+        self._base, self._checks, self._tell = base, checks, tell
+        self._workers = workers or os.cpu_count() or 1
+        self._run = partial(kept_or_run, cache=cache)
+        self._done: dict[Trial, Outcome] = {}
+
+    def outcomes(self, seeds: int) -> dict[str, dict[int, Outcome]]:
+        """By check and seed, for so many seeds."""
+        trials = {
+            (name, seed): trial
+            for seed in range(seeds)
+            for name, trial in self._variants(Seeds.all(seed)).items()
+        }
+        self._do(list(trials.values()))
+        found: dict[str, dict[int, Outcome]] = {}
+        for (name, seed), trial in trials.items():
+            found.setdefault(name, {})[seed] = self._done[trial]
+        return found
+
+    def margin(self) -> Margin:
+        """From dense and uniformly random networks at seeds of their own."""
+        names = ("dense", "uniform random")
+        trials = {seed: self._variants(Seeds.all(seed)) for seed in CALIBRATION_SEEDS}
+        self._do([variants[name] for variants in trials.values() for name in names])
+        dense, random = (
+            {seed: self._done[variants[name]].accuracy for seed, variants in trials.items()} for name in names
+        )
+        return calibrated_margin(dense, random)
+
+    def _variants(self, seeds: Seeds) -> dict[str, Trial]:
+        base = Trial(
+            self._base.model,
+            self._base.data,
+            self._base.recipe,
+            self._base.method,
+            self._base.sparsity,
+            seeds=seeds,
+        )
+        return {AS_IT_IS: base, **{check.name: check.trial(base) for check in self._checks}}
+
+    def _do(self, trials: Sequence[Trial]) -> None:
+        missing = [trial for trial in dict.fromkeys(trials) if trial not in self._done]
+        engine = in_process if self._workers == 1 else partial(pool, workers=self._workers)
+        for number, (trial, outcome) in enumerate(engine(self._run, missing), start=1):
+            if isinstance(outcome, Failure):
+                raise DisbudError(f"{trial}: {outcome.error}")
+            self._done[trial] = outcome
+            if self._tell is not None:
+                self._tell(number / len(missing), str(trial))
+
+
+def _try(base: Trial, checks: Sequence[Check]) -> None:
+    """Make a ticket of each kind that does not train first, so that what cannot work is said before any long work."""
+    from disbud.methods.catalogue import CATALOGUE
+
+    dataset = load(base.data, seed=base.seeds.split)
+    _check_labels(dataset)
+    for trial in (base, *(check.trial(base) for check in checks)):
+        known = CATALOGUE.get(parse(trial.method).name)
+        if trial.sparsity is not None and not (known is not None and known.trains):
+            ticket_of(trial, network(trial, dataset), dataset)
+
+
+def _check_labels(dataset: Dataset) -> None:
+    present = torch.unique(dataset.train.labels)
+    if len(present) < 2:
+        raise DisbudError(
+            f"{dataset.name} has examples of one class only; a method cannot be checked on that"
+        )
+
+
+def _recipe_for(data: str) -> str:
+    return str(recipe_for(parse(data).name))
+
+
+def _classes(data: str) -> int:
+    return load(data).classes
+
+
+def _named(kind: str, given: str | Callable[..., object]) -> str:
+    """A function by the name under which a worker can import it."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, torch.nn.Module) or not callable(given):
+        raise DisbudError(
+            f"{kind}: give a name, as on the command line, or a function that can be imported, not a "
+            f"{type(given).__name__}; a seed draws first weights of its own, so a built model does not do"
+        )
+    name = f"{getattr(given, '__module__', '')}:{getattr(given, '__qualname__', '')}"
+    try:
+        found = resolve(name)
+    except DisbudError:
+        found = None
+    if found is not given:
+        raise DisbudError(f"{kind}: {name} cannot be imported by that name; define it at the top of a module")
+    return name

@@ -1,0 +1,135 @@
+"""A trial: one network pruned in one way and trained, as a value that says everything its result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from disbud.artifacts import digest
+from disbud.catalogue import Entry, find, parse, resolve
+from disbud.data.catalogue import CATALOGUE as DATA
+from disbud.errors import DisbudError
+from disbud.interventions.catalogue import CATALOGUE as INTERVENTIONS
+from disbud.methods.catalogue import CATALOGUE as METHODS
+from disbud.models.catalogue import CATALOGUE as MODELS
+from disbud.origin import Json
+from disbud.training.recipes import parse_recipe
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What is drawn in a trial: the split of the data, the first weights, the mask, the order of training.
+
+    >>> from disbud.study import Seeds
+    >>> Seeds.all(3) == Seeds(split=3, init=3, mask=3, order=3)
+    True
+    """
+
+    split: int = 0
+    init: int = 0
+    mask: int = 0
+    order: int = 0
+
+    @staticmethod
+    def all(seed: int) -> Seeds:
+        """One seed for all four."""
+        return Seeds(seed, seed, seed, seed)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One network, pruned in one way and trained; every part is written as on the command line.
+
+    `method` "dense" prunes nothing. A method of one's own is `module:function`, with settings behind it: a score or a
+    ticket of (model, batches). `intervention` alters the data that is pruned with, the mask, or the weights.
+
+    >>> from disbud.study import Seeds, Trial
+    >>> trial = Trial("lenet-300-100", "digits", "digits:epochs=2", "snip", 0.9, "shuffle", Seeds.all(1))
+    >>> trial.identity == trial.with_seed(2).identity, trial.identity == trial.with_seed(1).identity
+    (False, True)
+    """
+
+    model: str
+    data: str
+    recipe: str
+    method: str = DENSE
+    sparsity: float | None = None
+    intervention: str | None = None
+    seeds: Seeds = Seeds()
+
+    def __post_init__(self) -> None:
+        self.described()  # a name that nothing has is an error here, not in a worker
+        if self.method == DENSE and (self.sparsity is not None or self.intervention is not None):
+            raise DisbudError(
+                "the dense network is not pruned: it has neither a sparsity nor an intervention"
+            )
+        if self.method != DENSE and self.sparsity is None:
+            raise DisbudError(f"{self.method} needs a sparsity, the fraction of the weights to remove")
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of all that the result depends on, but for the content of the data and the environment."""
+        return digest(self.described())
+
+    def described(self) -> dict[str, Json]:
+        """Every setting resolved, with the revision of each part, as plain JSON values."""
+        recipe = parse_recipe(self.recipe)
+        return {
+            "model": _resolved("model", self.model),
+            "data": _resolved("data set", self.data),
+            "recipe": recipe.to_json(),
+            "method": None if self.method == DENSE else _resolved("method", self.method),
+            "sparsity": self.sparsity,
+            "intervention": None
+            if self.intervention is None
+            else _resolved("intervention", self.intervention),
+            "seeds": {
+                "split": self.seeds.split,
+                "init": self.seeds.init,
+                "mask": self.seeds.mask,
+                "order": self.seeds.order,
+            },
+        }
+
+    def with_seed(self, seed: int) -> Trial:
+        """The same trial, with all that is drawn drawn from another seed."""
+        return replace(self, seeds=Seeds.all(seed))
+
+    def __str__(self) -> str:
+        how = self.method if self.sparsity is None else f"{self.method} at {self.sparsity:g}"
+        altered = f", {self.intervention}" if self.intervention else ""
+        seeds = sorted({self.seeds.split, self.seeds.init, self.seeds.mask, self.seeds.order})
+        return f"{self.model} on {self.data}, {how}{altered}, seed {'/'.join(map(str, seeds))}"
+
+
+_KINDS: dict[str, Mapping[str, Entry]] = {
+    "model": MODELS,
+    "data set": DATA,
+    "method": METHODS,
+    "intervention": INTERVENTIONS,
+}
+
+
+def _resolved(kind: str, text: str) -> dict[str, Json]:
+    """Name, settings and revision; of what is not in a catalogue, the text, which must name a function."""
+    spec = parse(text)
+    known = _KINDS[kind]
+    settings = {key: _plain(value) for key, value in spec.settings.items()}
+    if spec.name not in known and spec.argument is not None:
+        resolve(f"{spec.name}:{spec.argument}")
+        return {"name": f"{spec.name}:{spec.argument}", "settings": settings}
+    entry = find(kind, spec.name, known)
+    defaults = {key: _plain(value) for key, value in entry.settings.items()}
+    return {
+        "name": entry.name,
+        "argument": spec.argument,
+        "settings": {**defaults, **settings},
+        "revision": entry.revision,
+    }
+
+
+def _plain(value: object) -> Json:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value  # type: ignore[return-value]
