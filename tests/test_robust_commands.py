@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from disbud import Ticket, data, models, robust
+from disbud import DisbudError, Ticket, data, models, robust, theory
 from disbud.cli import main
 
 MODEL = "mlp:hidden=40+40+40,activation=tanh"
@@ -90,3 +90,19 @@ def test_a_region_is_trained_drawn_and_not_trained_again(
     assert "another setting" in output(capsys, *words, "--sigma-b", "0.3", code=2)
     assert "joined by +" in output(capsys, "region", str(cells), "--depths", "1;2", code=2)
     assert "whole numbers" in output(capsys, "region", str(cells), "--depths", "1.5", code=2)
+
+
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+def test_phases_are_drawn(activation: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    picture = tmp_path / "phases.png"
+    assert f"wrote {picture}" in output(capsys, "phases", activation, "--picture", str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "--picture" in output(
+        capsys, "phases", activation, "--picture", str(tmp_path / "no" / "x.png"), code=2
+    )
+
+
+def test_a_picture_of_phases_needs_a_grid(tmp_path: Path) -> None:
+    diagram = theory.phase_diagram("erf", sigma_b=[0.1], sigma_w=[0.5, 1.0])
+    with pytest.raises(DisbudError, match="at least two values of sigma_b and of sigma_w"):
+        robust.draw_phases(diagram, tmp_path / "phases.png")

@@ -1,4 +1,4 @@
-"""`disbud theory region`: the trainable region over depth and sparsity, as a table and a picture."""
+"""`disbud theory region` and `phases`: the pictures of the theory, and the trainable region as a table."""
 
 from __future__ import annotations
 
@@ -103,3 +103,22 @@ def _numbers(option: str, text: str, *, whole: bool = False) -> list[float]:
     if whole and not all(value.is_integer() for value in found):
         raise DisbudError(f"{option} {text}: should be whole numbers joined by +, as in 10+30")
     return found
+
+
+def phases(
+    activation: Annotated[str, Parameter(help="As in disbud theory.")],
+    /,
+    *,
+    picture: Annotated[Path, Parameter(help="Where the picture goes (.png, .svg, .pdf).")],
+) -> int:
+    """Draw the phases of an activation over the deviations of biases and weights, with its edge of chaos."""
+    check_writable("--picture", picture)
+    import numpy as np
+
+    from disbud.robust import draw_phases
+    from disbud.theory import phase_diagram
+
+    diagram = phase_diagram(activation, sigma_b=np.linspace(0, 0.5, 26), sigma_w=np.linspace(0.5, 3, 51))
+    draw_phases(diagram, picture)
+    show.write(f"wrote {picture}")
+    return 0

@@ -23,7 +23,7 @@ from disbud.cli.options import (
     check_writable,
     shape_of,
 )
-from disbud.cli.regions import region
+from disbud.cli.regions import phases, region
 from disbud.errors import DisbudError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ theory = App(
     help="Mean-field theory: what depth does to signals and gradients, and what pruning changes in that.",
 )
 theory.command(region)
+theory.command(phases)
 _ACTIVATION = (
     "tanh, relu, leaky-relu, elu, gelu, silu, hard-tanh, erf, sigmoid or linear; settings as in elu:alpha=2."
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from disbud.robust.outlook import Forecast, forecast
-    from disbud.robust.picture import draw
+    from disbud.robust.picture import draw, draw_phases
     from disbud.robust.pipelines import mbp, sbp
     from disbud.robust.region import Cell, Region, trainable_region
     from disbud.robust.scored_layers import Emptying, emptying, sensitivities
@@ -18,6 +18,7 @@ __all__ = [
     "Forecast",
     "Region",
     "draw",
+    "draw_phases",
     "emptying",
     "forecast",
     "mbp",
@@ -31,6 +32,7 @@ _HOMES = {
     "Forecast": "outlook",
     "Region": "region",
     "draw": "picture",
+    "draw_phases": "picture",
     "emptying": "scored_layers",
     "forecast": "outlook",
     "mbp": "pipelines",
