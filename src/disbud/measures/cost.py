@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from disbud.graph import Reading, reach
 from disbud.isolation import Example
-from disbud.measures.table import Table, Value
+from disbud.measures.table import Table, Value, total
 from disbud.measures.units import units
 from disbud.ticket import Ticket
 from disbud.ticket_file import encoded
@@ -54,7 +52,7 @@ def cost(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Table:
                 "live": sum(reading.positions * _live_weights(layer.blocks, reading) for reading in found),
             }
         )
-    totals = {column: _sum(rows, column) for column in ("weights", "kept", "dense", "masked", "live")}
+    totals = {column: total(rows, column) for column in ("weights", "kept", "dense", "masked", "live")}
     summary: dict[str, Value] = {
         "parameters": totals["weights"],
         "kept": totals["kept"],
@@ -71,7 +69,3 @@ def _live_weights(blocks: Tensor, reading: Reading) -> int:
     groups, taps = blocks.shape[0], blocks.shape[3]
     inputs, outputs = (side.view(groups, -1).sum(1) for side in (reading.alive, reading.outputs))
     return taps * int((inputs * outputs).sum())
-
-
-def _sum(rows: Sequence[dict[str, Value]], column: str) -> int:
-    return sum(value for row in rows if isinstance(value := row[column], int))

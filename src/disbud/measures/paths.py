@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from disbud.graph import Reading, log10_paths, reach
 from disbud.isolation import Example
-from disbud.measures.table import Table, Value
+from disbud.measures.table import Table, Value, total
 from disbud.measures.units import units
 from disbud.ticket import Ticket
 
@@ -63,9 +63,9 @@ def paths(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Table
     unseen = [row for row in rows if row["layer"] not in {reading.layer for reading in reached.readings}]
     summary: dict[str, Value] = {
         "log10_paths": log10_paths(model, kept, example=example),
-        "nodes": _nodes(reached.readings) + _sum(unseen, "inputs") - _sum(unseen, "dead_inputs"),
-        "effective_parameters": _sum(own, "effective"),
-        "effective_kernels": _sum(own, "kernels"),
+        "nodes": _nodes(reached.readings) + total(unseen, "inputs") - total(unseen, "dead_inputs"),
+        "effective_parameters": total(own, "effective"),
+        "effective_kernels": total(own, "kernels"),
         "effective_sparsity": _removed(own, "effective"),
         "sparsity": _removed(own, "kept"),
         "empty_layers": sum(not row["kept"] and bool(row["weights"]) for row in rows),
@@ -90,10 +90,6 @@ def _count(flags: Tensor) -> int:
     return int(flags.sum())
 
 
-def _sum(rows: Sequence[dict[str, Value]], column: str) -> int:
-    return sum(value for row in rows if isinstance(value := row[column], int))
-
-
 def _removed(rows: Sequence[dict[str, Value]], column: str) -> float:
-    total = _sum(rows, "weights")
-    return 1 - _sum(rows, column) / total if total else 0.0
+    weights = total(rows, "weights")
+    return 1 - total(rows, column) / weights if weights else 0.0

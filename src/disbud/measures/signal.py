@@ -16,24 +16,13 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from disbud.errors import DisbudError
+from disbud.graph import LAYER_FUNCTIONS
 from disbud.isolation import device_of, forward, leaves, on_device
 from disbud.measures.pruned import Pruned, pruned
 from disbud.measures.table import Table, Value
 from disbud.ticket import Ticket
 
 Loss = Callable[[nn.Module, object], Tensor]
-
-_FUNCTIONS = frozenset(
-    {
-        functional.linear,
-        functional.conv1d,
-        functional.conv2d,
-        functional.conv3d,
-        functional.conv_transpose1d,
-        functional.conv_transpose2d,
-        functional.conv_transpose3d,
-    }
-)
 
 
 def signal(
@@ -161,7 +150,7 @@ class _Watch(TorchFunctionMode):
     ) -> object:
         given = {**dict(zip(("input", "weight"), args, strict=False)), **(kwargs or {})}
         output = func(*args, **(kwargs or {}))
-        if func in _FUNCTIONS and id(given["weight"]) in self.layer_of:
+        if func in LAYER_FUNCTIONS and id(given["weight"]) in self.layer_of:
             self.layer_of[id(given["weight"])].note(given["input"], output)  # type: ignore[arg-type]
         return output
 

@@ -134,6 +134,11 @@ class Table:
         return "\n".join(lines)
 
 
+def total(rows: Sequence[Mapping[str, Value]], column: str) -> int:
+    """The sum of a column of whole numbers; what is not defined counts as none."""
+    return sum(value for row in rows if isinstance(value := row[column], int))
+
+
 def _plain(name: str, value: object) -> Value:
     if isinstance(value, float) and math.isnan(value):
         return None

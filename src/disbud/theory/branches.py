@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from disbud.errors import DisbudError
+from disbud.graph import LAYER_FUNCTIONS
 from disbud.isolation import Example, bare, device_of, forward, isolated, leaves, on_device
 
 _ADDITIONS: frozenset[object] = frozenset(
@@ -27,15 +28,8 @@ _ADDITIONS: frozenset[object] = frozenset(
         operator.iadd,
     }
 )
-_WEIGHTED: frozenset[object] = frozenset(
+_WEIGHTED: frozenset[object] = LAYER_FUNCTIONS | frozenset(
     {
-        functional.linear,
-        functional.conv1d,
-        functional.conv2d,
-        functional.conv3d,
-        functional.conv_transpose1d,
-        functional.conv_transpose2d,
-        functional.conv_transpose3d,
         functional.multi_head_attention_forward,
         torch.matmul,
         torch.bmm,
