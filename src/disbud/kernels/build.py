@@ -1,0 +1,119 @@
+"""Compiling the C kernels for one instruction set, once, into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from disbud import artifacts
+from disbud.errors import DisbudError, unknown_name
+
+SOURCES = Path(__file__).parent / "c"
+UNITS = ("sparse.c", "normalise.c", "pool.c")
+LIBRARY = "libdisbud_kernels.so"
+FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
+
+# What is compiled for each set; one that is named can be asked for with DISBUD_KERNELS.
+INSTRUCTIONS: dict[str, tuple[str, ...]] = {
+    "avx512": (
+        *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"),
+        "-mprefer-vector-width=512",
+    ),
+    "avx2": ("-mavx2", "-mfma"),
+    "neon": (),
+    "plain": (),
+}
+SANITIZE = (
+    "-g",
+    "-O1",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+)
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler and what it says it is."""
+
+    path: str
+    version: str
+
+
+def best_instructions() -> str:
+    """The widest instruction set of this processor that the kernels are written for."""
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return "neon"
+    return {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "plain")
+
+
+def usable_instructions() -> tuple[str, ...]:
+    """The instruction sets this processor runs, widest first."""
+    best = best_instructions()
+    if best == "neon":
+        return ("neon", "plain")
+    known = ("avx512", "avx2", "plain")
+    return known[known.index(best) :]
+
+
+def find_compiler() -> Compiler | None:
+    """The compiler $CC names, else cc, gcc or clang from the path; None where none of them runs."""
+    named = os.environ.get("CC")
+    for name in (named,) if named else ("cc", "gcc", "clang"):
+        path = shutil.which(name)
+        if path is None:
+            continue
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+        if told.returncode == 0:
+            return Compiler(path, told.stdout.splitlines()[0] if told.stdout else "unknown")
+    return None
+
+
+def build(
+    instructions: str,
+    compiler: Compiler,
+    *,
+    extra: tuple[str, ...] = (),
+    cache: str | os.PathLike[str] | None = None,
+) -> Path:
+    """The kernels compiled for that instruction set: found in the cache, or compiled now and kept there.
+
+    Processes that ask at once wait for the one that compiles. `extra` flags, such as SANITIZE, make another entry.
+    """
+    if instructions not in INSTRUCTIONS:
+        raise unknown_name("instruction set", instructions, INSTRUCTIONS)
+    flags = [*FLAGS, *INSTRUCTIONS[instructions], *extra]
+    key = {
+        "what": "kernels",
+        "sources": _digest_of_sources(),
+        "flags": flags,
+        "compiler": [compiler.path, compiler.version],
+        "machine": platform.machine(),
+    }
+
+    def make(folder: Path) -> None:
+        command = [compiler.path, *flags, *(str(SOURCES / unit) for unit in UNITS)]
+        run = subprocess.run(
+            [*command, "-o", str(folder / LIBRARY), "-lm"], capture_output=True, text=True, check=False
+        )
+        if run.returncode:
+            raise DisbudError(
+                f"{compiler.path} ({compiler.version}) cannot compile the kernels for {instructions}; name another "
+                f"compiler by CC=COMPILER, or do without by DISBUD_KERNELS=torch. It says:\n{run.stderr.strip()}"
+            )
+
+    return artifacts.get_or_make(key, make, cache=cache) / LIBRARY
+
+
+def _digest_of_sources() -> str:
+    content = hashlib.sha256()
+    for path in sorted(SOURCES.glob("*.[ch]")):
+        content.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return content.hexdigest()
