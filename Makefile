@@ -1,4 +1,4 @@
-# make demo    several methods pruned and trained on embedded data, with a table at the end
+# make demo    the claims of a paper tested on embedded data: verdicts in the terminal, and a report to look at
 # make test    the whole test suite          make check   everything CI checks besides the tests
 # TORCH_INDEX=URL takes torch from another index (PyTorch's install page lists them): a plain torch on Linux brings
 # gigabytes of CUDA, the CPU index does not.
@@ -12,8 +12,7 @@ export OMP_NUM_THREADS := 1
 .PHONY: demo test check bench clean
 
 demo: .venv/.installed
-	$(BIN)/disbud compare lenet-300-100 dense magnitude random-uniform random-erk snip grasp synflow \
-		--data digits --sparsity 0.98 --train digits
+	$(BIN)/disbud reproduce immunity --quick
 
 test: .venv/.developing
 	$(BIN)/python -m pytest -n $(WORKERS) -q

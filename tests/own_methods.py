@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -78,3 +79,38 @@ def dies_once(path: str) -> str:
 
 def dies_always(_: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hangs_once(path: str) -> str:
+    """Takes for ever the first time it is asked."""
+    if not Path(path).exists():
+        Path(path).write_text("was here")
+        time.sleep(600)
+    return "alive"
+
+
+def hangs_always(_: str) -> None:
+    time.sleep(600)
+
+
+def sleeps(seconds: float) -> tuple[float, float, int]:
+    """When it began and ended, and in which process."""
+    began = time.monotonic()
+    time.sleep(seconds)
+    return began, time.monotonic(), os.getpid()
+
+
+def holds(megabytes: int) -> tuple[float, float]:
+    """Holds so much memory for a moment; when it began and ended."""
+    began = time.monotonic()
+    block = bytearray(megabytes * 2**20)
+    time.sleep(0.6)
+    return began, time.monotonic() if block else 0.0
+
+
+def threads(_: object) -> tuple[int, str | None]:
+    return torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+
+
+def no_pickle(_: object) -> object:
+    return lambda: None

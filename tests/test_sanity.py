@@ -17,8 +17,8 @@ from disbud import DisbudError, Ticket
 from disbud.claims import Margin, Verdict
 from disbud.cli import main
 from disbud.sanity.checks import ALTERED, AS_IT_IS, CONTROLS, RANDOM, checks_for
-from disbud.sanity.findings import summed_up
-from disbud.study import Outcome, Trial, keeping
+from disbud.sanity.findings import Shared, summed_up
+from disbud.study import Outcome, Trial
 
 QUICK = "digits:epochs=1"
 BASE = Trial("lenet-300-100", "digits", QUICK, "snip", 0.9)
@@ -31,7 +31,7 @@ def quick(method: object, folder: Path, **more: object) -> disbud.sanity.SanityC
         "seeds": 3,
         "workers": 1,
         "margin": 0.01,
-        "cache": folder,
+        "store": folder,
         **more,
     }
     return disbud.sanity_check("lenet-300-100", method, "digits", **settings)  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def test_what_does_not_hurt_is_not_needed() -> None:
     assert {row.outcome for row in found.rows} == {"fail"}
     assert found.words == (
         "snip does not need the labels, labels and images, half of the data, which weights of a layer are kept and "
-        "which kept weight has which value; a smart-ratio random ticket and a ERK random ticket do as well."
+        "which kept weight has which value; a smart-ratio random ticket and an ERK random ticket do as well."
     )
 
 
@@ -102,8 +102,8 @@ def test_what_hurts_is_needed() -> None:
     assert found["random labels"].outcome == found["rearranged mask"].outcome == "pass"
     assert found["permuted values"].outcome == "fail"
     assert "snip needs the labels and which weights of a layer are kept" in found.words
-    assert found["random labels"].iou == 1.0
-    assert found["smart-ratio random"].iou is None
+    assert found["random labels"].shared.iou == 1.0
+    assert found["smart-ratio random"].shared is None
     document = found.to_json()
     assert json.dumps(document)
     assert {check["check"]: check["outcome"] for check in document["checks"]}["random labels"] == "pass"  # type: ignore[union-attr, index, call-overload]
@@ -121,6 +121,17 @@ def test_a_setting_in_which_nothing_matters_shows_nothing() -> None:
     assert "this setting shows nothing" in found.words
 
 
+def test_what_does_not_train_shows_nothing_of_its_altered_versions() -> None:
+    known = {**dict.fromkeys(NO_DIFFERENCE, -0.8), "dense": 0.05, "uniform random": -0.4}
+    random = {"smart-ratio random": 0.0, "ERK random": 0.0}
+    found = summed_up(BASE, checks_for("snip"), outcomes({**known, **random}), Margin(0.01), None, chance=0.1)
+    assert not found.trains
+    assert {row.outcome for row in found.rows if row.check not in random} == {"uninformative"}
+    assert {row.outcome for row in found.rows if row.check in random} == {"fail"}
+    assert "tickets of snip train no better than guessing here" in found.words
+    assert judged().trains
+
+
 # Running
 
 
@@ -129,10 +140,11 @@ def test_a_check_runs_resumes_and_repeats_itself(tmp_path: Path) -> None:
     assert found.seeds == 3
     assert set(found.accuracies) == {AS_IT_IS, *(check.name for check in checks_for("magnitude"))}
     rearranged = found["rearranged mask"]
-    assert rearranged.iou is not None
-    assert rearranged.chance == pytest.approx(rearranged.iou, abs=0.02)
-    assert found["permuted values"].iou == 1.0
-    with mock.patch.object(keeping, "run", side_effect=AssertionError("run again")):
+    assert rearranged.shared is not None
+    assert rearranged.shared.chance == pytest.approx(rearranged.shared.iou, abs=0.02)
+    assert found["permuted values"].shared == Shared(1.0, pytest.approx(rearranged.shared.chance), 0.0)  # type: ignore[arg-type]
+    assert found.redrawn is None
+    with mock.patch("disbud.study.performing.run", side_effect=AssertionError("run again")):
         again = quick("magnitude", tmp_path)
     assert again.accuracies == found.accuracies
     assert str(again) == str(found)
@@ -141,20 +153,38 @@ def test_a_check_runs_resumes_and_repeats_itself(tmp_path: Path) -> None:
 def test_a_method_of_ones_own_is_checked_like_any_other(tmp_path: Path) -> None:
     found = quick(own_methods.looks_at_labels, tmp_path)
     assert found.trial.method == "own_methods:looks_at_labels"
-    overlap = found["labels and pixels"].iou
-    assert overlap is not None
-    assert overlap < 0.9
+    shared = found["labels and pixels"].shared
+    assert shared is not None
+    assert shared.iou < 0.9
+
+
+def test_masks_of_another_batch_are_what_corrupted_data_are_held_to(tmp_path: Path) -> None:
+    found = quick("snip", tmp_path)
+    overlaps = []
+    for seed in range(3):
+        data = disbud.data.load("digits", seed=seed)
+        model = disbud.models.build("lenet-300-100", classes=10, input_shape=(1, 8, 8), seed=seed)
+        one, other = (
+            disbud.prune(model, "snip", sparsity=0.9, batches=data.batches(seed=draw), seed=draw)
+            for draw in (seed, seed + 10_000)
+        )
+        overlaps.append(disbud.measures.overlap(one, other).iou)
+    assert found.redrawn is not None
+    assert found.redrawn.iou == pytest.approx(sum(overlaps) / 3)  # type: ignore[arg-type]
+    assert found["random labels"].shared.iou < found.redrawn.iou  # type: ignore[union-attr]
+    assert found.to_json()["another_batch"]["iou"] == found.redrawn.iou  # type: ignore[index, call-overload]
 
 
 def test_the_command_prints_the_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("DISBUD_CACHE", str(tmp_path))
-    asked = ["sanity", "magnitude", "--sparsity", "0.9", "--recipe", QUICK, "--seeds", "3", "--workers", "1"]
+    monkeypatch.setenv("DISBUD_STORE", str(tmp_path))
+    asked = ["sanity", "snip", "--sparsity", "0.9", "--recipe", QUICK, "--seeds", "3", "--workers", "1"]
     assert main(asked) == 0
     out = capsys.readouterr().out
     assert "rearranged mask" in out
-    assert "magnitude at sparsity 0.9" in out
+    assert "snip at sparsity 0.9" in out
+    assert "another true batch" in out
     assert main([*asked, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["seeds"] == 3
@@ -198,5 +228,5 @@ def test_data_of_one_class_tell_nothing(tmp_path: Path) -> None:
             sparsity=0.9,
             recipe=QUICK,
             margin=0.01,
-            cache=tmp_path,
+            store=tmp_path,
         )

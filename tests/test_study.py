@@ -1,4 +1,4 @@
-"""Trials: their identity, the same bits from every engine, methods of one's own, workers that die."""
+"""Trials: their identity, running them, tickets shared between them, methods of one's own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import own_methods
 from disbud import DisbudError
 from disbud.interventions import on_data, on_mask, on_weights
 from disbud.pruning import own_ticket
-from disbud.study import Failure, Seeds, Trial, in_process, keeping, kept_or_run, pool, run
-from disbud.study.running import corrupted
+from disbud.study import Seeds, Trial, datasets, run, tickets
+from disbud.study.tickets import corrupted
 
 QUICK = "digits:epochs=1"
 LENET = Trial("lenet-300-100", "digits", QUICK, "snip", 0.9, None, Seeds.all(1))
@@ -182,72 +182,123 @@ def test_a_bad_method_of_ones_own_is_told_so(function: object, says: str) -> Non
         own_ticket(function, model(), [], sparsity=0.9)  # type: ignore[arg-type]
 
 
-# Engines
-
-
-def test_results_and_failures_come_from_either_engine() -> None:
-    for engine in (in_process, pool):
-        found = dict(engine(own_methods.square, [3, -1, 4]))
-        assert found[3] == 9
-        assert found[4] == 16
-        failure = found[-1]
-        assert isinstance(failure, Failure)
-        assert failure.error == "ValueError: no roots"
-        assert "own_methods.py" in failure.traceback
-
-
-def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
-    items = [str(tmp_path / name) for name in ("a", "b", "c")]
-    assert dict(pool(own_methods.dies_once, items, workers=2)) == dict.fromkeys(items, "alive")
-    ((_, failure),) = pool(own_methods.dies_always, ["x"], workers=1)
-    assert isinstance(failure, Failure)
-    assert "the worker died 3 times" in failure.error
-
-
-@pytest.mark.slow
-def test_every_engine_gives_the_same_bits() -> None:
-    trials = [
-        LENET,
-        dataclasses.replace(LENET, intervention="shuffle"),
-        Trial("lenet-300-100", "digits", QUICK),
-    ]
-    here = dict(in_process(run, trials))
-    there = dict(pool(run, trials, workers=2))
-    assert here == there
-    assert here[trials[0]].ticket == there[trials[0]].ticket
-
-
-# Keeping
-
-
-def test_a_trial_that_is_done_is_not_run_again(tmp_path: Path) -> None:
-    first = kept_or_run(LENET, tmp_path)
-    with mock.patch.object(keeping, "run", side_effect=AssertionError("run again")):
-        again = kept_or_run(LENET, tmp_path)
-        assert again == first
-        assert again.ticket == first.ticket
-        with pytest.raises(AssertionError, match="run again"):
-            kept_or_run(LENET.with_seed(2), tmp_path)
-        with (
-            mock.patch.object(keeping, "environment", return_value={"torch": "another"}),
-            pytest.raises(AssertionError, match="run again"),
-        ):
-            kept_or_run(LENET, tmp_path)
-
-
-def test_a_trial_that_failed_leaves_nothing_behind(tmp_path: Path) -> None:
-    with (
-        mock.patch.object(keeping, "run", side_effect=RuntimeError("out of memory")),
-        pytest.raises(RuntimeError),
-    ):
-        kept_or_run(LENET, tmp_path)
-    assert kept_or_run(LENET, tmp_path) == run(LENET)
-
-
-def test_a_diverged_trial_counts_as_chance(tmp_path: Path) -> None:
-    wild = dataclasses.replace(LENET, recipe="digits:epochs=1,lr=1e9")
-    outcome = kept_or_run(wild, tmp_path)
-    assert outcome.accuracy == 0.1
-    assert outcome.loss == float("inf")
+def test_a_diverged_trial_counts_as_chance() -> None:
+    outcome = run(dataclasses.replace(LENET, recipe="digits:epochs=1,lr=1e9"))
+    assert (outcome.accuracy, outcome.loss) == (0.1, float("inf"))
     assert outcome.diverged is not None
-    assert kept_or_run(wild, tmp_path) == outcome
+    assert outcome.weights is None
+
+
+def test_the_small_dense_network_has_as_many_weights_as_the_ticket_keeps() -> None:
+    small, ticket = run(dataclasses.replace(LENET, method="small-dense")), run(LENET).ticket
+    assert small.weights is not None
+    assert small.ticket is None
+    assert ticket is not None
+    weights = sum(tensor.numel() for tensor in small.weights.values() if tensor.dim() > 1)
+    assert weights == pytest.approx(ticket.kept, rel=0.05)
+    assert small.accuracy > 0.2
+
+
+def test_the_trained_weights_are_those_of_the_reported_accuracy() -> None:
+    outcome = run(LENET)
+    data = disbud.data.load("digits", seed=1)
+    network = disbud.models.build("lenet-300-100", classes=10, input_shape=data.input_shape, seed=9)
+    assert outcome.weights is not None
+    network.load_state_dict(dict(outcome.weights))
+    network.eval()
+    with torch.no_grad():
+        images = data.normalise(data.test.images)
+        right = (network(images).argmax(1) == data.test.labels).float().mean()
+    assert float(right) == pytest.approx(outcome.accuracy)
+    assert outcome.ticket is not None
+    for name, mask in outcome.ticket.masks.items():
+        assert not outcome.weights[name][~mask].any()
+
+
+# Sharing
+
+
+SYNFLOW = dataclasses.replace(LENET, method="synflow")
+
+
+@pytest.mark.parametrize("method", ["synflow", "lottery-ticket:rounds=2"])
+def test_a_ticket_that_takes_long_is_made_once_for_all_that_is_done_to_it(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = [
+        dataclasses.replace(LENET, method=method, intervention=name)
+        for name in (None, "shuffle", "permute-values")
+    ]
+    apart = []
+    for number, trial in enumerate(trials):
+        monkeypatch.setenv("DISBUD_CACHE", str(tmp_path / str(number)))
+        apart.append(run(trial))
+    monkeypatch.setenv("DISBUD_CACHE", str(tmp_path / "shared"))
+    with mock.patch.object(tickets, "prune", wraps=tickets.prune) as pruned:
+        together = [run(trial) for trial in trials]
+    assert pruned.call_count == 1
+    assert together == apart
+    for one, other in zip(together, apart, strict=True):
+        assert one.weights is not None
+        assert other.weights is not None
+        assert all(torch.equal(tensor, other.weights[name]) for name, tensor in one.weights.items())
+        assert one.ticket is not None
+        assert other.ticket is not None
+        assert one.ticket.origin == other.ticket.origin
+        assert one.ticket.start == other.ticket.start
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        dataclasses.replace(SYNFLOW, method="synflow:rounds=99"),
+        dataclasses.replace(SYNFLOW, sparsity=0.8),
+        dataclasses.replace(SYNFLOW, model="lenet-300-100:width=0.5"),
+        dataclasses.replace(SYNFLOW, seeds=dataclasses.replace(LENET.seeds, init=7)),
+    ],
+)
+def test_other_settings_make_another_ticket(
+    other: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISBUD_CACHE", str(tmp_path / "one"))
+    alone = run(other)
+    monkeypatch.setenv("DISBUD_CACHE", str(tmp_path / "two"))
+    run(SYNFLOW)
+    assert run(other).ticket == alone.ticket != run(SYNFLOW).ticket
+
+
+def test_a_ticket_that_learned_from_the_recipe_is_not_that_of_another_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISBUD_CACHE", str(tmp_path))
+    learned = dataclasses.replace(LENET, method="lottery-ticket:rounds=1")
+    assert run(learned).ticket != run(dataclasses.replace(learned, recipe="digits:epochs=2")).ticket
+    kept = len([path for path in tmp_path.iterdir() if path.is_dir()])
+    run(SYNFLOW)
+    run(dataclasses.replace(SYNFLOW, recipe="digits:epochs=2"))  # synflow does not train: one ticket for both
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == kept + 1
+
+
+def test_a_ticket_of_corrupted_data_is_not_that_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISBUD_CACHE", str(tmp_path))
+    many = dataclasses.replace(LENET, method="snip:rounds=60")
+    corrupted = dataclasses.replace(many, intervention="random-labels")
+    assert run(many).ticket != run(corrupted).ticket
+    assert run(corrupted).ticket == run(corrupted).ticket
+
+
+def test_the_fingerprint_of_drawn_data_is_kept_and_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISBUD_CACHE", str(tmp_path))
+    spec = "shapes:size=8,train=40,test=20"
+    datasets.forget_data()
+    assert not datasets.knows_fingerprint(spec, 3)
+    first = datasets.fingerprint(spec, 3)
+    assert first == disbud.data.load(spec, seed=3).fingerprint != datasets.fingerprint(spec, 4)
+    datasets.forget_data()
+    assert datasets.knows_fingerprint(spec, 3)
+    with mock.patch.object(datasets, "load", side_effect=AssertionError("drawn again")):
+        assert datasets.fingerprint(spec, 3) == first

@@ -11,35 +11,42 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from disbud import (
         claims,
+        compaction,
         data,
         diagnosis,
         interventions,
         measures,
         models,
         report,
+        reproductions,
         robust,
         sanity,
         study,
         theory,
     )
-    from disbud.diagnosis import doctor
+    from disbud.compaction import Compacted, compact
+    from disbud.diagnosis.doctor import doctor
     from disbud.errors import DisbudError, TicketError
     from disbud.graph import Layer, prunable
     from disbud.methods.catalogue import method
     from disbud.origin import Origin
     from disbud.pruning import prune, scores
     from disbud.sanity import sanity_check
+    from disbud.study import Study
     from disbud.ticket import Ticket
     from disbud.training import Recipe, Result, sparse, train
 
 _HOMES = {
+    "Compacted": "compaction",
     "DisbudError": "errors",
     "Layer": "graph",
     "Origin": "origin",
     "Recipe": "training",
     "Result": "training",
+    "Study": "study",
     "Ticket": "ticket",
     "TicketError": "errors",
+    "compact": "compaction",
     "doctor": "diagnosis",
     "method": "methods.catalogue",
     "prunable": "graph",
@@ -50,19 +57,23 @@ _HOMES = {
     "train": "training",
 }
 _PACKAGES = (
-    "claims", "data", "diagnosis", "interventions", "measures", "models", "report", "robust", "sanity", "study",
-    "theory",
+    "claims", "compaction", "data", "diagnosis", "interventions", "measures", "models", "report",
+    "reproductions", "robust", "sanity", "study", "theory",
 )  # fmt: skip
 
 __all__ = [
+    "Compacted",
     "DisbudError",
     "Layer",
     "Origin",
     "Recipe",
     "Result",
+    "Study",
     "Ticket",
     "TicketError",
     "claims",
+    "compact",
+    "compaction",
     "data",
     "diagnosis",
     "doctor",
@@ -73,6 +84,7 @@ __all__ = [
     "prunable",
     "prune",
     "report",
+    "reproductions",
     "robust",
     "sanity",
     "sanity_check",

@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from disbud.cli import show
+from disbud.cli.compacting import compact
 from disbud.cli.comparing import compare
 from disbud.cli.doctoring import doctor
 from disbud.cli.inspecting import inspect
 from disbud.cli.listing import data, methods, models
 from disbud.cli.options import WorkFailed
 from disbud.cli.pruning import prune
+from disbud.cli.reproducing import reproduce
 from disbud.cli.sanity import sanity
+from disbud.cli.studying import study
 from disbud.cli.theory import theory
 from disbud.cli.training import train
 from disbud.errors import DisbudError
@@ -30,7 +33,18 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 _GROUPS: dict[Group, tuple[Callable[..., int] | App, ...]] = {
-    Group("Work", sort_key=0): (prune, inspect, doctor, train, compare, sanity, theory),
+    Group("Work", sort_key=0): (
+        prune,
+        inspect,
+        doctor,
+        train,
+        compact,
+        compare,
+        sanity,
+        study,
+        reproduce,
+        theory,
+    ),
     Group("What there is", sort_key=1): (methods, models, data),
 }
 for _group, _commands in _GROUPS.items():

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.text import Text
 
 from disbud.cli import show
-from disbud.cli.options import COMMON, Common, check_count
+from disbud.cli.options import COMMON, Common, check_count, check_writable
 from disbud.cli.progress import Progress
 from disbud.cli.training import RECIPE_HELP
 from disbud.errors import DisbudError
 
 if TYPE_CHECKING:
-    from disbud.sanity import Row, SanityCheck
+    from disbud.sanity import Row, SanityCheck, Shared
 
 _STYLES = {"pass": "green", "fail": "yellow", "undecided": show.FAINT, "uninformative": show.BAD}
 
@@ -43,12 +44,16 @@ def sanity(
         bool, Parameter(help="Add seeds, up to 30, while a check is undecided.", show_default=False)
     ] = False,
     workers: Annotated[int | None, Parameter(help="Processes; as many as cores unless said.")] = None,
+    plot: Annotated[
+        Path | None, Parameter(help="Draw differences and intervals into this .png, .svg or .pdf file.")
+    ] = None,
     common: Common = COMMON,
 ) -> int:
     """Check a method's sanity: do its tickets train worse from corrupted data, with rearranged masks, moved values?"""
     if sparsity is None:
         raise DisbudError("give --sparsity, the fraction of the weights to remove, as in --sparsity 0.98")
     check_count("--seeds", seeds)
+    check_writable("--plot", plot)
     from disbud.cli.networks import use_threads
     from disbud.sanity import sanity_check
 
@@ -58,6 +63,10 @@ def sanity(
             model, method, data, sparsity=sparsity, recipe=recipe, seeds=seeds, until_decided=until_decided,
             workers=workers, tell=progress.update,
         )  # fmt: skip
+    if plot is not None:
+        from disbud.report.sanity_picture import draw_checks
+
+        draw_checks([found.to_json()], plot)
     if common.json:
         show.write_json(found.to_json())
     else:
@@ -73,6 +82,8 @@ def _show(found: SanityCheck) -> None:
     table = show.table("", *numbers, "check", right=numbers)
     for name in ("dense", "as it is"):
         table.add_row(Text(name if name == "dense" else trial.method), _accuracy(found.accuracies[name]))
+    if found.redrawn is not None:
+        table.add_row("another true batch", "", "", "", *_overlap(found.redrawn))
     for row in found.rows:
         table.add_row(*_cells(row))
     table.add_row("uniform random", _accuracy(found.accuracies["uniform random"]))
@@ -84,16 +95,21 @@ def _show(found: SanityCheck) -> None:
 
 def _cells(row: Row) -> list[Text]:
     interval = row.judgement.interval
-    known = row.iou is not None and row.chance is not None
     return [
         Text(row.check),
         Text(_accuracy(row.accuracies)),
         Text(f"{100 * row.judgement.estimate:+.2f}"),
         Text(f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}"),
-        Text(f"{row.iou:.3f}" if known else ""),
-        Text(f"{row.chance:.3f}" if known else "", style=show.FAINT),
+        *_overlap(row.shared),
         Text(row.outcome, style=_STYLES[row.outcome]),
     ]
+
+
+def _overlap(shared: Shared | None) -> tuple[Text, Text]:
+    """The overlap with the method's own masks, and that by chance."""
+    if shared is None:
+        return Text(""), Text("")
+    return Text(f"{shared.iou:.3f}"), Text(f"{shared.chance:.3f}", style=show.FAINT)
 
 
 def _accuracy(values: tuple[float, ...]) -> str:

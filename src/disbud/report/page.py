@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from disbud.files import write_atomically
 from disbud.origin import package_version
-from disbud.report.charts import Chart, Charts, SmallMultiples, library
+from disbud.report.charts import Chart, Charts, Choosable, SmallMultiples, library
+from disbud.report.listing import Listing
 from disbud.report.markup import Html, joined, tag
 
 if TYPE_CHECKING:
     import os
 
-Block = Html | Chart | SmallMultiples
+Block = Html | Chart | SmallMultiples | Choosable | Listing
 _FRAME_HEIGHT = "720px"
 
 
@@ -69,7 +70,11 @@ def page(title: str, kind: str, head: Sequence[Html], sections: Sequence[Section
         tag("footer", f"Made by disbud {package_version()}. The page holds all it shows and loads nothing."),
     )
     scripts = [library(), _asset("page.js")] if charts.places else []
-    drawing = [charts.script(), *(tag("script", script) for script in scripts)] if scripts else []
+    scripts += (
+        [_asset("listing.js")] if any(isinstance(b, Listing) for s in sections for b in s.blocks) else []
+    )
+    scripts += [_asset("print.js")] if "<details" in body else []
+    drawing = [charts.script() if charts.places else "", *(tag("script", script) for script in scripts)]
     head_of_page = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -95,9 +100,15 @@ def aside(text: str) -> Html:
 
 
 def _section(section: Section, number: int, charts: Charts) -> Html:
-    blocks = [block if isinstance(block, str) else charts.placed(block) for block in section.blocks]
+    blocks = [_placed(block, charts) for block in section.blocks]
     lead = [tag("p", text, class_="lead") for text in section.lead]
     return tag("section", tag("h2", section.heading), *lead, *blocks, id=f"s{number}")
+
+
+def _placed(block: Block, charts: Charts) -> Html:
+    if isinstance(block, Html):
+        return block
+    return block.placed() if isinstance(block, Listing) else charts.placed(block)
 
 
 def _policy(scripts: Sequence[str]) -> str:

@@ -10,19 +10,16 @@ from dataclasses import dataclass
 import altair as alt
 
 from disbud.report.charts import CELL, Chart
+from disbud.report.drawing import BAD, FAINT, ONE, PERCENT, TRACK, TWO, Row, inline, layered
 from disbud.report.words import percent
-
-ONE, TWO, BAD, FAINT, TRACK = "var(--one)", "var(--two)", "var(--bad)", "var(--faint)", "var(--line)"
 
 _BESIDE = 24  # characters of a name that leave a phone's window room for the marks beside it
 _ABOVE = 48  # characters on a line over the marks
 _LINE = 15  # pixels
 _CELL_HEIGHT = 84
 _LOOKS = (("this", ONE, "circle"), ("other", TWO, "diamond"), ("nothing", BAD, "cross"))
-_PERCENT = "format(100 * datum.value, '.9~f') + '\u00a0%'"
 # Of many powers of ten a narrow window has room for every second, from 100 % down.
-_POWERS = f"width > 400 || round(log(datum.value) / LN10) % 2 == 0 ? {_PERCENT} : ''"
-Row = Mapping[str, str | float | int | None]
+_POWERS = f"width > 400 || round(log(datum.value) / LN10) % 2 == 0 ? {PERCENT} : ''"
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def densities(rows: Sequence[Row], *, asked: float | None, against: str | None) 
         "x:Q",
         title="weights kept",
         scale=alt.Scale(type="log", domain=[low, 1], nice=False),
-        axis=_axis_over(_ticks(low, known), labels=_PERCENT if low > 1e-4 else _POWERS),
+        axis=_axis_over(_ticks(low, known), labels=PERCENT if low > 1e-4 else _POWERS),
     )
     dots = [
         _dot(row, key, whose, low, lanes.texts)
@@ -86,7 +83,7 @@ def densities(rows: Sequence[Row], *, asked: float | None, against: str | None) 
         for key, whose in (("against", against or ""), ("density", "this ticket"))
         if key in row
     ]
-    base = alt.Chart(_data(dots)).encode(y=lanes.y(), yOffset=lanes.offset(), x=x)
+    base = alt.Chart(inline(dots)).encode(y=lanes.y(), yOffset=lanes.offset(), x=x)
     kinds, colours, shapes = zip(*_LOOKS, strict=True)
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
         color=alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=colours), legend=None),
@@ -95,13 +92,13 @@ def densities(rows: Sequence[Row], *, asked: float | None, against: str | None) 
     )
     parts: list[alt.Chart] = []
     if asked:
-        line = alt.Chart(_data([{"x": asked}])).mark_rule(color=FAINT, strokeDash=[4, 3], strokeWidth=1.2)
+        line = alt.Chart(inline([{"x": asked}])).mark_rule(color=FAINT, strokeDash=[4, 3], strokeWidth=1.2)
         parts.append(line.encode(x=x))
     if against:
         ends = base.transform_aggregate(x="min(x)", x2="max(x)", groupby=["label", "slot"])
         parts.append(ends.mark_rule(color=FAINT, strokeWidth=1.2).encode(x2="x2:Q"))
     words = f"Density of {len(rows)} layers, from {percent(min(known))} to {percent(max(known))}"
-    return Chart(_layered([*parts, points], lanes.height), words)
+    return Chart(layered([*parts, points], lanes.height), words)
 
 
 def units_alive(rows: Sequence[Row]) -> Chart:
@@ -114,7 +111,7 @@ def units_alive(rows: Sequence[Row]) -> Chart:
     values = [dict(row) | {"label": lanes.texts[str(row["label"])], "all": 1} for row in rows]
     scale = alt.Scale(domain=[0, 1], nice=False)
     x = alt.X("all:Q", title="channels alive", scale=scale, axis=_axis_over([0, 0.25, 0.5, 0.75, 1]))
-    base = alt.Chart(_data(values)).encode(y=lanes.y(), yOffset=lanes.offset(), x=x)
+    base = alt.Chart(inline(values)).encode(y=lanes.y(), yOffset=lanes.offset(), x=x)
     tooltip = [alt.Tooltip("layer:N"), alt.Tooltip("slot:N", title="side"), alt.Tooltip("alive:N")]
     colours = alt.Scale(domain=["inputs", "outputs"], range=[TWO, ONE])
     track = base.mark_bar(color=TRACK).encode(tooltip=tooltip)
@@ -122,7 +119,7 @@ def units_alive(rows: Sequence[Row]) -> Chart:
         x=alt.X("share:Q"), color=alt.Color("slot:N", scale=colours, legend=None), tooltip=tooltip
     )
     return Chart(
-        _layered([track, alive], lanes.height), f"Input and output channels alive in {len(labels)} layers"
+        layered([track, alive], lanes.height), f"Input and output channels alive in {len(labels)} layers"
     )
 
 
@@ -147,7 +144,7 @@ def weight_histogram(before: str, after: str | None, *, zeros: str) -> alt.Layer
         line = base.mark_line(interpolate="step-after", color=TWO, strokeWidth=1.8, strokeJoin="round")
         parts.append(line.encode(y=alt.Y("after:Q", axis=None, scale=scale)))
     parts.append(_hit(base).encode(tooltip=shown))
-    return _layered(parts, _CELL_HEIGHT)
+    return layered(parts, _CELL_HEIGHT)
 
 
 def degree_histogram(read: str, fed: str) -> alt.LayerChart:
@@ -165,9 +162,9 @@ def degree_histogram(read: str, fed: str) -> alt.LayerChart:
     ]
     up = base.mark_rect(color=ONE).encode(x2="high:Q", y=y, y2=alt.Y2Datum(0))
     down = base.mark_rect(color=TWO).encode(x2="high:Q", y=alt.Y("down:Q", axis=None), y2=alt.Y2Datum(0))
-    middle = alt.Chart(_data([{"middle": 0}])).mark_rule(color=TRACK)
+    middle = alt.Chart(inline([{"middle": 0}])).mark_rule(color=TRACK)
     middle = middle.encode(y=alt.Y("middle:Q", axis=None))
-    return _layered([middle, up, down, _hit(base).encode(tooltip=shown)], _CELL_HEIGHT)
+    return layered([middle, up, down, _hit(base).encode(tooltip=shown)], _CELL_HEIGHT)
 
 
 def _wrapped(label: str) -> list[str]:
@@ -188,21 +185,7 @@ def _extent(text: str) -> float:
     return sum(2 if c > "\u024f" else 1.7 if c in "mwMW@%" else 1.2 if c.isupper() else 1 for c in text)
 
 
-def _layered(parts: Sequence[alt.Chart], height: int) -> alt.LayerChart:
-    """The parts over each other, as wide as the place the page gives them."""
-    return alt.LayerChart(
-        layer=list(parts),
-        width="container",
-        height=height,
-        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-    )
-
-
-def _data(rows: Sequence[Row]) -> alt.InlineData:
-    return alt.InlineData(values=[dict(row) for row in rows])
-
-
-def _axis_over(values: Sequence[float], *, labels: str = _PERCENT) -> alt.Axis:
+def _axis_over(values: Sequence[float], *, labels: str = PERCENT) -> alt.Axis:
     """A scale of percentages above the rows, where it is in sight from the first of them on."""
     return alt.Axis(
         orient="top",

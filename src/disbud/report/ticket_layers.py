@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from disbud.report import ticket_charts
 from disbud.report.anatomy import Anatomy, LayerFacts
 from disbud.report.charts import legend
+from disbud.report.drawing import Row
 from disbud.report.markup import Html, escaped, joined, tag
 from disbud.report.page import Section, aside
 from disbud.report.pictures import data_uri, density_png, local_densities
@@ -23,7 +24,7 @@ def densities(known: Anatomy, against: Mapping[str, float] | None, whose: str | 
     """How much each layer keeps, against what was asked and against another ticket or a density rule."""
     asked = _asked(known)
     layers = [layer for layer in known.layers if layer.total]
-    rows: list[ticket_charts.Row] = [
+    rows: list[Row] = [
         {
             "label": layer.label,
             "layer": layer.name,
@@ -53,7 +54,7 @@ def densities(known: Anatomy, against: Mapping[str, float] | None, whose: str | 
 def units_alive(known: Anatomy) -> Section:
     """How many of each layer's input and output channels still take part."""
     layers = known.with_units
-    rows: list[ticket_charts.Row] = [
+    rows: list[Row] = [
         {
             "label": layer.label,
             "layer": layer.name,

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
 
 import torch
 
 from disbud.catalogue import parse, resolve
 from disbud.claims import Looks, Margin, Verdict, calibrated_margin
-from disbud.data import Dataset, load
+from disbud.data import Dataset
 from disbud.errors import DisbudError
+from disbud.methods.catalogue import CATALOGUE as METHODS
 from disbud.sanity.checks import AS_IT_IS, Check, check_method, checks_for
 from disbud.sanity.findings import SanityCheck, summed_up
-from disbud.study import Failure, Outcome, Seeds, Trial, in_process, kept_or_run, pool
-from disbud.study.running import network, ticket_of
+from disbud.study import Engine, InProcess, Outcome, Pool, Progress, Seeds, Store, Trial, perform
+from disbud.study.datasets import loaded
+from disbud.study.tickets import network, ticket_of
+from disbud.ticket import Ticket
 from disbud.training.recipes import recipe_for
 
 CALIBRATION_SEEDS = (1001, 1002)  # the margin is found on seeds that are not judged
+_OTHER_BATCH = 10_000  # added to a seed, it draws another batch to prune with
 Tell = Callable[[float, str], None]
 
 
@@ -33,7 +37,7 @@ def sanity_check(
     until_decided: bool = False,
     margin: float | None = None,
     workers: int | None = None,
-    cache: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
     tell: Tell | None = None,
 ) -> SanityCheck:
     """Train a method's ticket, its altered versions and random tickets, and say what the method takes from its data.
@@ -44,13 +48,14 @@ def sanity_check(
     other seeds: Su et al. 2020). `model` and `method` are written as on the command line, or functions that can be
     imported by name: a model's factory, and a function of (model, batches) to scores or a ticket. A seed draws the
     split of the data, the first weights, the mask and the order. `until_decided` adds seeds where nothing is decided,
-    at 10, 15, 20 and 30 of them, by a sequential design. Trials are kept in the cache: what was stopped goes on.
+    at 10, 15, 20 and 30 of them, by a sequential design. Trials are kept in the store, which studies share:
+    what was stopped goes on, and what a study ran is not run again.
 
     >>> import disbud, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     found = disbud.sanity_check(
     ...         "lenet-300-100", "magnitude", "digits", sparsity=0.9, recipe="digits:epochs=1", seeds=3, workers=1,
-    ...         cache=folder,
+    ...         store=folder,
     ...     )
     >>> [row.check for row in found.rows]
     ['rearranged mask', 'permuted values', 'smart-ratio random', 'ERK random']
@@ -63,13 +68,18 @@ def sanity_check(
     base = Trial(model, data, recipe, method, sparsity)
     checks = checks_for(method)
     _try(base, checks)
-    runner = _Runner(base, checks, workers=workers, cache=cache, tell=tell)
-    fixed = runner.margin() if margin is None else Margin(margin, why="given")
     looks = Looks() if until_decided else None
-    for count in looks.seeds if looks else (seeds,):
-        found = summed_up(base, checks, runner.outcomes(count), fixed, looks, chance=1 / _classes(data))
-        if all(row.verdict in (Verdict.SUPPORTED, Verdict.CONTRADICTED) for row in found.rows):
-            break
+    engine = InProcess() if workers == 1 else Pool(workers)
+    with Store.open(store, write=True) as kept, engine as opened:
+        runner = _Runner(base, checks, store=kept, engine=opened, tell=tell)
+        fixed = runner.margin() if margin is None else Margin(margin, why="given")
+        for count in looks.seeds if looks else (seeds,):
+            outcomes, redrawn = runner.outcomes(count), runner.redrawn(count)
+            found = summed_up(
+                base, checks, outcomes, fixed, looks, chance=1 / _classes(data), redrawn=redrawn
+            )
+            if all(row.verdict in (Verdict.SUPPORTED, Verdict.CONTRADICTED) for row in found.rows):
+                break
     return found
 
 
@@ -81,13 +91,12 @@ class _Runner:
         base: Trial,
         checks: Sequence[Check],
         *,
-        workers: int | None,
-        cache: str | os.PathLike[str] | None,
+        store: Store,
+        engine: Engine,
         tell: Tell | None,
     ) -> None:
         self._base, self._checks, self._tell = base, checks, tell
-        self._workers = workers or os.cpu_count() or 1
-        self._run = partial(kept_or_run, cache=cache)
+        self._store, self._engine = store, engine
         self._done: dict[Trial, Outcome] = {}
 
     def outcomes(self, seeds: int) -> dict[str, dict[int, Outcome]]:
@@ -101,6 +110,18 @@ class _Runner:
         found: dict[str, dict[int, Outcome]] = {}
         for (name, seed), trial in trials.items():
             found.setdefault(name, {})[seed] = self._done[trial]
+        return found
+
+    def redrawn(self, seeds: int) -> dict[int, Ticket]:
+        """By seed, the same network's ticket from another batch; none where pruning looks at no batch, or trains."""
+        known = METHODS.get(parse(self._base.method).name)
+        if known is not None and known.needs != "batches":
+            return {}
+        found = {}
+        for seed in range(seeds):
+            trial = replace(self._base, seeds=replace(Seeds.all(seed), mask=seed + _OTHER_BATCH))
+            dataset = loaded(trial.data, trial.seeds.split)
+            found[seed] = ticket_of(trial, network(trial, dataset), dataset)
         return found
 
     def margin(self) -> Margin:
@@ -126,23 +147,26 @@ class _Runner:
 
     def _do(self, trials: Sequence[Trial]) -> None:
         missing = [trial for trial in dict.fromkeys(trials) if trial not in self._done]
-        engine = in_process if self._workers == 1 else partial(pool, workers=self._workers)
-        for number, (trial, outcome) in enumerate(engine(self._run, missing), start=1):
-            if isinstance(outcome, Failure):
-                raise DisbudError(f"{trial}: {outcome.error}")
-            self._done[trial] = outcome
-            if self._tell is not None:
-                self._tell(number / len(missing), str(trial))
+        records = perform(missing, store=self._store, engine=self._engine, retry_failed=True, tell=self._told)
+        self._done.update((trial, self._store.outcome(record)) for trial, record in records.items())
+
+    def _told(self, progress: Progress) -> None:
+        """A check needs all of its trials: the first that fails ends it."""
+        if progress.latest is None:
+            return
+        trial, error = progress.latest.trial, progress.latest.error
+        if error is not None:
+            raise DisbudError(f"{trial}: {error}")
+        if self._tell is not None:
+            self._tell(progress.fraction, str(trial))
 
 
 def _try(base: Trial, checks: Sequence[Check]) -> None:
     """Make a ticket of each kind that does not train first, so that what cannot work is said before any long work."""
-    from disbud.methods.catalogue import CATALOGUE
-
-    dataset = load(base.data, seed=base.seeds.split)
+    dataset = loaded(base.data, base.seeds.split)
     _check_labels(dataset)
     for trial in (base, *(check.trial(base) for check in checks)):
-        known = CATALOGUE.get(parse(trial.method).name)
+        known = METHODS.get(parse(trial.method).name)
         if trial.sparsity is not None and not (known is not None and known.trains):
             ticket_of(trial, network(trial, dataset), dataset)
 
@@ -160,7 +184,7 @@ def _recipe_for(data: str) -> str:
 
 
 def _classes(data: str) -> int:
-    return load(data).classes
+    return loaded(data, 0).classes
 
 
 def _named(kind: str, given: str | Callable[..., object]) -> str:

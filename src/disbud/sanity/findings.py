@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from disbud.claims import AtLeast, Cells, Judgement, Looks, Margin, Verdict, judge, paired, positive_controls
 from disbud.measures import overlap
@@ -12,22 +12,43 @@ from disbud.measures.table import Table, Value
 from disbud.origin import Json
 from disbud.sanity.checks import ALTERED, AS_IT_IS, RANDOM, Check
 from disbud.study import Outcome, Trial
+from disbud.ticket import Ticket
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What two kinds of tickets share, the mean over seeds: intersection over union, and how far densities lie apart.
+
+    `chance` is the overlap of random tickets of the same layer densities.
+    """
+
+    iou: float
+    chance: float
+    density_distance: float
+
+    @staticmethod
+    def between(pairs: Iterable[tuple[Ticket, Ticket]]) -> Shared | None:
+        """Of each pair of tickets, one a seed; None where that is undefined, as for empty tickets."""
+        found = [overlap(a, b) for a, b in pairs]
+        columns = [
+            [getattr(table, name) for table in found] for name in ("iou", "chance", "density_distance")
+        ]
+        if not found or any(None in values for values in columns):
+            return None
+        return Shared(*(statistics.fmean(values) for values in columns))
 
 
 @dataclass(frozen=True)
 class Row:
     """One comparison with the ticket as it is: accuracies over the seeds, and the judgement on "at least as good".
 
-    `iou` is the overlap with the ticket as it is, `chance` that of random tickets of the same layer densities,
-    `density_distance` how far the layers' densities lie apart; None where it is not the method's own ticket.
+    `shared` is what its tickets share with those as they are; None where they are not the method's own.
     """
 
     check: str
     accuracies: tuple[float, ...]
     judgement: Judgement
-    iou: float | None = None
-    chance: float | None = None
-    density_distance: float | None = None
+    shared: Shared | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -42,18 +63,30 @@ class Row:
 
 @dataclass(frozen=True)
 class SanityCheck:
-    """What came of a sanity check; `print` shows it. `rows` are the altered tickets, then random ones."""
+    """What came of a sanity check; `print` shows it. `rows` are the altered tickets, then random ones.
+
+    `redrawn` is what the tickets share with tickets from another batch of the same data: the most that is to be
+    expected of tickets from corrupted data. None where pruning looks at no batch, or trains.
+    """
 
     trial: Trial
     margin: Margin
     controls: Cells
     accuracies: Mapping[str, tuple[float, ...]]
     rows: tuple[Row, ...]
+    redrawn: Shared | None = None
+
+    chance: float = 0.0
 
     @property
     def seeds(self) -> int:
         """How many seeds were run."""
         return len(self.accuracies[AS_IT_IS])
+
+    @property
+    def trains(self) -> bool:
+        """Whether the ticket as it is trains better than guessing, by more than the margin."""
+        return statistics.fmean(self.accuracies[AS_IT_IS]) > self.chance + self.margin.value
 
     def __getitem__(self, check: str) -> Row:
         """The row of a check."""
@@ -63,9 +96,11 @@ class SanityCheck:
     def words(self) -> str:
         """What the method took from its data, in plain words."""
         words = _words(self.trial.method, self.rows)
+        if not self.trains:
+            words.append(f"tickets of {self.trial.method} train no better than guessing here, altered or not")
         if self.controls.verdict is Verdict.UNDECIDED:
             words.append("whether this setting can show a difference at all is not decided yet either")
-        return "; ".join(words) + "."
+        return "; ".join(words or ["nothing was found"]) + "."
 
     def table(self) -> Table:
         """A row a check, with its interval and its overlap."""
@@ -86,6 +121,7 @@ class SanityCheck:
                 }
                 for row in self.rows
             ],
+            "another_batch": None if self.redrawn is None else asdict(self.redrawn),
             "words": self.words,
         }
 
@@ -102,13 +138,16 @@ def summed_up(
     looks: Looks | None,
     *,
     chance: float,
+    redrawn: Mapping[int, Ticket] | None = None,
 ) -> SanityCheck:
-    """Judge every check on the seeds that were run."""
+    """Judge every check on the seeds that were run; `redrawn` are tickets from other batches, by seed."""
     accuracy = {name: {seed: one.accuracy for seed, one in runs.items()} for name, runs in outcomes.items()}
     gap = paired(
         accuracy["dense"], accuracy["uniform random"], diverged=chance, names=("dense", "uniform random")
     )
     controls = positive_controls({"uniform random": gap}, margin=margin, looks=looks, better="dense")
+    trains = statistics.fmean(accuracy[AS_IT_IS].values()) > chance + margin.value
+    own = _tickets(outcomes[AS_IT_IS])
     rows = []
     for check in checks:
         if check not in (*ALTERED, *RANDOM):
@@ -119,28 +158,34 @@ def summed_up(
         judgement = judge(
             AtLeast(check.name, base.method), pairs, margin=margin, looks=looks, controls=controls
         )
-        shared = (
-            _overlaps(outcomes[AS_IT_IS], outcomes[check.name]) if check in ALTERED else (None, None, None)
-        )
-        rows.append(Row(check.name, tuple(accuracy[check.name].values()), judgement, *shared))
-    return SanityCheck(
-        base, margin, controls, {name: tuple(runs.values()) for name, runs in accuracy.items()}, tuple(rows)
+        if check in ALTERED and not trains:
+            judgement = _uninformative(judgement)
+        shared = _shared(own, _tickets(outcomes[check.name])) if check in ALTERED else None
+        rows.append(Row(check.name, tuple(accuracy[check.name].values()), judgement, shared))
+    accuracies = {name: tuple(runs.values()) for name, runs in accuracy.items()}
+    again = _shared(own, redrawn) if redrawn else None
+    return SanityCheck(base, margin, controls, accuracies, tuple(rows), again, chance)
+
+
+def _uninformative(judgement: Judgement) -> Judgement:
+    """What does not train cannot be made worse."""
+    why = "as it is, it trains no better than guessing"
+    return replace(
+        judgement,
+        verdict=Verdict.UNINFORMATIVE,
+        p_supported=1.0,
+        p_contradicted=1.0,
+        further=None,
+        remarks=(why,),
     )
 
 
-def _overlaps(
-    one: Mapping[int, Outcome], other: Mapping[int, Outcome]
-) -> tuple[float | None, float | None, float | None]:
-    found = [
-        overlap(a.ticket, b.ticket)
-        for a, b in zip(one.values(), other.values(), strict=True)
-        if a.ticket is not None and b.ticket is not None
-    ]
-    columns = ([getattr(table, name) for table in found] for name in ("iou", "chance", "density_distance"))
-    iou, chance, distance = (
-        statistics.fmean(values) if values and None not in values else None for values in columns
-    )
-    return iou, chance, distance
+def _tickets(outcomes: Mapping[int, Outcome]) -> dict[int, Ticket]:
+    return {seed: outcome.ticket for seed, outcome in outcomes.items() if outcome.ticket is not None}
+
+
+def _shared(one: Mapping[int, Ticket], other: Mapping[int, Ticket]) -> Shared | None:
+    return Shared.between((one[seed], other[seed]) for seed in one if seed in other)
 
 
 def _cells(row: Row, as_it_is: Sequence[float]) -> dict[str, Value]:
@@ -153,9 +198,9 @@ def _cells(row: Row, as_it_is: Sequence[float]) -> dict[str, Value]:
         "low": interval.low,
         "high": interval.high,
         "outcome": row.outcome,
-        "iou": row.iou,
-        "chance": row.chance,
-        "density_distance": row.density_distance,
+        "iou": None if row.shared is None else row.shared.iou,
+        "chance": None if row.shared is None else row.shared.chance,
+        "density_distance": None if row.shared is None else row.shared.density_distance,
     }
 
 
@@ -172,7 +217,7 @@ def _words(method: str, rows: Sequence[Row]) -> list[str]:
         words.append(f"{method} needs {_listed([takes[row.check] for row in by[Verdict.CONTRADICTED]])}")
     random = [row for row in rows if row.check in {check.name for check in RANDOM}]
     for verdict, said in ((Verdict.SUPPORTED, "does as well"), (Verdict.CONTRADICTED, "does worse")):
-        names = [f"a {row.check} ticket" for row in random if row.verdict is verdict]
+        names = [f"{_article(row.check)} {row.check} ticket" for row in random if row.verdict is verdict]
         if names:
             words.append(f"{_listed(names)} {said if len(names) == 1 else said.replace('does', 'do')}")
     undecided = [row for row in rows if row.verdict is Verdict.UNDECIDED]
@@ -180,11 +225,15 @@ def _words(method: str, rows: Sequence[Row]) -> list[str]:
         further = [row.judgement.further for row in undecided if row.judgement.further is not None]
         more = f" ({max(further)} more seeds would decide most)" if further else ""
         words.append(f"undecided: {_listed([row.check for row in undecided])}{more}")
-    if any(row.verdict is Verdict.UNINFORMATIVE for row in rows):
+    if any(row.verdict is Verdict.UNINFORMATIVE and row.check not in takes for row in rows):
         words.append(
             "this setting shows nothing: uniformly random tickets train as well as the dense network"
         )
-    return words or ["nothing was found"]
+    return words
+
+
+def _article(name: str) -> str:
+    return "an" if name.startswith("ERK") else "a"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -17,6 +17,8 @@ from disbud.origin import Json
 from disbud.training.recipes import parse_recipe
 
 DENSE = "dense"
+SMALL_DENSE = "small-dense"
+_SMALL_DENSE_REVISION = 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Seeds:
 class Trial:
     """One network, pruned in one way and trained; every part is written as on the command line.
 
-    `method` "dense" prunes nothing. A method of one's own is `module:function`, with settings behind it: a score or a
+    `method` "dense" prunes nothing; "small-dense" trains a narrower network instead, dense, with as many weights as a
+    ticket of that sparsity keeps. A method of one's own is `module:function`, with settings behind it: a score or a
     ticket of (model, batches). `intervention` alters the data that is pruned with, the mask, or the weights.
 
     >>> from disbud.study import Seeds, Trial
@@ -66,6 +69,8 @@ class Trial:
             raise DisbudError(
                 "the dense network is not pruned: it has neither a sparsity nor an intervention"
             )
+        if self.method == SMALL_DENSE and self.intervention is not None:
+            raise DisbudError(f"{SMALL_DENSE} has no ticket, so {self.intervention} has nothing to alter")
         if self.method != DENSE and self.sparsity is None:
             raise DisbudError(f"{self.method} needs a sparsity, the fraction of the weights to remove")
 
@@ -81,7 +86,7 @@ class Trial:
             "model": _resolved("model", self.model),
             "data": _resolved("data set", self.data),
             "recipe": recipe.to_json(),
-            "method": None if self.method == DENSE else _resolved("method", self.method),
+            "method": _method(self.method),
             "sparsity": self.sparsity,
             "intervention": None
             if self.intervention is None
@@ -111,6 +116,12 @@ _KINDS: dict[str, Mapping[str, Entry]] = {
     "method": METHODS,
     "intervention": INTERVENTIONS,
 }
+
+
+def _method(text: str) -> dict[str, Json] | None:
+    if text == SMALL_DENSE:
+        return {"name": SMALL_DENSE, "revision": _SMALL_DENSE_REVISION}
+    return None if text == DENSE else _resolved("method", text)
 
 
 def _resolved(kind: str, text: str) -> dict[str, Json]:

@@ -1,0 +1,43 @@
+"""`disbud reproduce`: the papers that disbud grew from, each run by one command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from disbud.cli.options import Json
+from disbud.cli.studying import RUNNING, Details, Pdf, Report, Running, StoreFolder, do
+from disbud.errors import DisbudError
+from disbud.reproductions.catalogue import CATALOGUE
+
+_NAMES = "; ".join(f"{name}: {entry.summary}" for name, entry in CATALOGUE.items())
+
+
+def reproduce(
+    name: Annotated[str, Parameter(help=f"Which: {_NAMES}.")],
+    /,
+    *,
+    quick: Annotated[bool, Parameter(show_default=False, help="On digits, in minutes.")] = False,
+    full: Annotated[
+        bool, Parameter(show_default=False, help="As in the paper; days on a processor.")
+    ] = False,
+    data: Annotated[str | None, Parameter(help="Other data, as `disbud data` lists them.")] = None,
+    model: Annotated[str | None, Parameter(help="Another model, as `disbud models` lists them.")] = None,
+    recipe: Annotated[str | None, Parameter(help="Another recipe; else that of the data.")] = None,
+    seeds: Annotated[int | None, Parameter(help="How many seeds.")] = None,
+    store: StoreFolder = None,
+    report: Report = None,
+    pdf: Pdf = None,
+    details: Details = False,
+    running: Running = RUNNING,
+    json: Json = False,
+) -> int:
+    """Run a paper's study and decide its claims; without --quick or --full, on drawn shapes, within an hour."""
+    from disbud.reproductions import reproduction
+
+    if quick and full:
+        raise DisbudError("--quick and --full are two sizes; give one of them, or neither")
+    size = "quick" if quick else "full" if full else "default"
+    work = reproduction(name, size=size, data=data, model=model, recipe=recipe, seeds=seeds)
+    return do(work, store=store, report=report, pdf=pdf, details=details, running=running, json=json)

@@ -1,0 +1,63 @@
+"""Which layer a method empties first (Tanaka et al. 2020)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from disbud.claims import Decided, for_all
+from disbud.data import load
+from disbud.graph import prunable
+from disbud.pruning import scores as scores_of
+from disbud.study import Trial
+from disbud.study.deciding import Setting, held
+from disbud.study.frame import FIRST_CALIBRATION
+from disbud.study.specification.forms import FunctionForm
+from disbud.study.tickets import network
+
+Scores = Mapping[str, Tensor]
+
+
+def where_layers_empty(form: FunctionForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
+    """6.2: the share of seeds in which the layer that empties first is the one that is claimed, above a half.
+
+    Ranked over all layers, a layer is empty as soon as its highest score is removed: the first to go is the one whose
+    highest score is lowest.
+    """
+    claimed: dict[str, Callable[[nn.Module], str]] = {
+        "snip": _most_weights, "magnitude": _widest, "random": _fewest_weights,
+    }  # fmt: skip
+    drawn = {number: seeds for seeds, number in setting.frame.numbers.items() if number < FIRST_CALIBRATION}
+    hits: dict[str, dict[int, float]] = {method: {} for method in claimed}
+    for number, seeds in drawn.items():
+        trial = Trial(variants[0].model, variants[0].data, variants[0].recipe, seeds=seeds)
+        dataset = load(trial.data, seed=seeds.split)
+        model = network(trial, dataset)
+        for method, wanted in claimed.items():
+            batches = dataset.batches(seed=seeds.mask) if method == "snip" else None
+            scores = scores_of(model, method, batches=batches, example=dataset.example(), seed=seeds.mask)
+            hits[method][number] = float(_first_to_go(scores) == wanted(model))
+    cells = {
+        method: held(found, what=f"the share of seeds in which {method} empties it first", least=0.5)
+        for method, found in hits.items()
+    }
+    return for_all(cells)
+
+
+def _first_to_go(scores: Scores) -> str:
+    return min(scores, key=lambda name: float(scores[name].max()))
+
+
+def _most_weights(model: nn.Module) -> str:
+    return max(prunable(model), key=lambda layer: math.prod(layer.shape)).name
+
+
+def _fewest_weights(model: nn.Module) -> str:
+    return min(prunable(model), key=lambda layer: math.prod(layer.shape)).name
+
+
+def _widest(model: nn.Module) -> str:
+    """The layer with the largest fan-in, whose weights a variance-keeping start draws smallest."""
+    return max(prunable(model), key=lambda layer: math.prod(layer.shape[1:])).name

@@ -1,0 +1,51 @@
+"""What the bits of a result depend on besides the trial, and which of it differs between records."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy
+import torch
+
+from disbud.origin import Json, package_version
+
+if TYPE_CHECKING:
+    from disbud.study.record import Record
+
+
+def environment() -> dict[str, Json]:
+    """Versions, the processor's instructions, threads, device; and the host, on which no bit depends.
+
+    >>> from disbud.study import environment
+    >>> environment()["device"]
+    'cpu'
+    """
+    return {
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "disbud": package_version(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "host": platform.node(),
+    }
+
+
+def mixed(records: Iterable[Record]) -> dict[str, tuple[Json, ...]]:
+    """What of the environment is not the same in all records, with the values it has: such numbers may differ in bits.
+
+    >>> from disbud.study import Record, Trial, mixed
+    >>> trial = Trial("lenet-300-100", "digits", "digits")
+    >>> mixed([Record(trial, "6e1f", environment={"torch": version}) for version in ("2.6.0", "2.13.0")])
+    {'torch': ('2.6.0', '2.13.0')}
+    """
+    found: dict[str, dict[Json, None]] = {}
+    for record in records:
+        for name, value in record.environment.items():
+            found.setdefault(name, {})[value] = None
+    return {name: tuple(values) for name, values in found.items() if len(values) > 1}

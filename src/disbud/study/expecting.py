@@ -1,0 +1,117 @@
+"""What trials will probably take: from records of the same kind, else in proportion to a simple count of the work."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from disbud.catalogue import parse
+from disbud.data.catalogue import CATALOGUE as DATA
+from disbud.errors import DisbudError
+from disbud.methods.catalogue import CATALOGUE as METHODS
+from disbud.models import parameter_count
+from disbud.study.engines import Expected
+from disbud.study.record import Record
+from disbud.study.trial import Trial
+from disbud.training.recipes import parse_recipe
+
+_EXAMPLES = {"digits": 1438}
+_MANY_EXAMPLES = 50_000  # where nothing says how many there are
+_LOOKED_AT = 100  # examples a round of pruning
+_SOME_WEIGHTS = 1_000_000
+_Kind = tuple[str, str, str, str]
+
+
+class Expectations:
+    """What is to be expected, given the records that there are."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._seconds: dict[_Kind, list[float]] = defaultdict(list)
+        self._memory: dict[_Kind, int] = {}
+        rates = []
+        for record in records:
+            if not record.failed:
+                kind = _kind(record.trial)
+                self._seconds[kind].append(record.seconds)
+                self._memory[kind] = max(record.memory, self._memory.get(kind, 0))
+                rates.append(record.seconds / work(record.trial))
+        self._rate = statistics.median(rates) if rates else None
+
+    def of(self, trial: Trial) -> Expected:
+        """Of one trial: the median of its kind; None where nothing of the kind was run."""
+        kind = _kind(trial)
+        known = self._seconds.get(kind)
+        return Expected(statistics.median(known) if known else None, self._memory.get(kind))
+
+    def seconds(self, trials: Sequence[Trial]) -> float | None:
+        """Of all of them on one worker; what is of no known kind counts by its work. None where nothing is known."""
+        if trials and self._rate is None:
+            return None
+        return sum(self.weight(trial) for trial in trials)
+
+    def weight(self, trial: Trial) -> float:
+        """By which trials are put in order: seconds, where anything is known, else work."""
+        known = self.of(trial).seconds
+        return work(trial) * (self._rate or 1.0) if known is None else known
+
+
+def longest_first(trials: Sequence[Trial], expectations: Expectations) -> list[Trial]:
+    """The order in which to begin: long ones first, and those that others wait for before them.
+
+    Trials whose method trains share their dense pre-training with others of the same network, data and seeds: the first
+    of each such group goes ahead of all, so that two workers rarely want the same one. Equals are sorted by the seed of
+    their split, which lets a worker keep its data set.
+    """
+    leaders: dict[tuple[object, ...], Trial] = {}
+    for trial in trials:
+        if _trains(trial):
+            leaders.setdefault((trial.model, trial.data, trial.recipe, trial.seeds), trial)
+    first = set(leaders.values())
+    return sorted(
+        trials,
+        key=lambda trial: (trial not in first, -expectations.weight(trial), trial.data, trial.seeds.split),
+    )
+
+
+@lru_cache(maxsize=4096)
+def work(trial: Trial) -> float:
+    """Weights times examples, in training and in pruning: a number that needs neither data nor a clock."""
+    weights = _weights(trial.model)
+    trained = weights * _examples(trial.data) * parse_recipe(trial.recipe).epochs
+    method = METHODS.get(parse(trial.method).name)
+    if method is None:
+        return trained
+    if method.trains:
+        return trained * (1 + _rounds(trial, method.rounds))
+    return trained + weights * _LOOKED_AT * _rounds(trial, method.rounds)
+
+
+def _rounds(trial: Trial, default: int) -> int:
+    given = parse(trial.method).settings.get("rounds", default)
+    return given if isinstance(given, int) else default
+
+
+@lru_cache(maxsize=128)
+def _weights(model: str) -> int:
+    try:
+        return parameter_count(model).total
+    except (DisbudError, RuntimeError, TypeError):  # a network of one's own that takes no 32x32 image
+        return _SOME_WEIGHTS
+
+
+def _examples(data: str) -> int:
+    spec = parse(data)
+    known = DATA[spec.name].settings.get("train") if spec.name in DATA else None
+    given = spec.settings.get("train", known)
+    return given if isinstance(given, int) else _EXAMPLES.get(spec.name, _MANY_EXAMPLES)
+
+
+def _trains(trial: Trial) -> bool:
+    method = METHODS.get(parse(trial.method).name)
+    return method is not None and method.trains
+
+
+def _kind(trial: Trial) -> _Kind:
+    return trial.model, trial.data, trial.recipe, trial.method

@@ -1,0 +1,7 @@
+"""Study files: what may stand in one, and the trials that it asks for."""
+
+from disbud.study.specification.forms import StudyForm
+from disbud.study.specification.grid import Grid, grid_of, seeds_of
+from disbud.study.specification.reading import read_study, study_of
+
+__all__ = ["Grid", "StudyForm", "grid_of", "read_study", "seeds_of", "study_of"]

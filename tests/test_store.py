@@ -1,0 +1,503 @@
+"""The store: what comes back from it bit for bit, and what it says when it is full, foreign, damaged or taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import disbud
+from disbud import DisbudError, Ticket
+from disbud.measures import Table
+from disbud.study import Failure, Outcome, Record, Seeds, Store, Trial, mixed, run, store_folder
+from disbud.study.store import folder as folders
+from disbud.study.store import schema
+from disbud.study.store import weights as stored_weights
+from disbud.study.store.objects import Objects, settled
+from disbud.ticket_file import encoded, start_of
+
+QUICK = "digits:epochs=1"
+LENET = Trial("lenet-300-100", "digits", QUICK, "snip", 0.9, None, Seeds.all(1))
+DENSE = Trial("lenet-300-100", "digits", QUICK)
+
+
+@pytest.fixture(scope="module")
+def outcome() -> Outcome:
+    return run(LENET)
+
+
+@pytest.fixture(scope="module")
+def dense() -> Outcome:
+    return run(DENSE)
+
+
+@pytest.fixture
+def filled(tmp_path: Path, outcome: Outcome, dense: Outcome) -> Path:
+    """A store of two trials."""
+    with Store.open(tmp_path / "filled", write=True) as store:
+        store.add(LENET, outcome)
+        store.add(DENSE, dense)
+    return tmp_path / "filled"
+
+
+def same(one: object, other: object) -> bool:
+    assert isinstance(one, dict)
+    assert isinstance(other, dict)
+    return one.keys() == other.keys() and all(
+        tensor.dtype == other[name].dtype and torch.equal(tensor, other[name]) for name, tensor in one.items()
+    )
+
+
+# What comes back
+
+
+def test_a_trial_comes_back_as_it_was(tmp_path: Path, outcome: Outcome) -> None:
+    with Store.open(tmp_path, write=True) as store:
+        added = store.add(LENET, outcome, environment={"torch": "2.6.0"}, attempts=2)
+    with Store.open(tmp_path) as store:
+        (record,) = store.records([LENET, DENSE]).values()
+        assert record == added == store.records()[LENET]
+        assert (record.seconds, record.memory, record.attempts) == (outcome.seconds, outcome.memory, 2)
+        assert (record.trial, record.environment, record.failed) == (LENET, {"torch": "2.6.0"}, False)
+        assert store.outcome(record) == outcome
+        ticket = store.ticket(record)
+        assert ticket == outcome.ticket
+        assert ticket is not None
+        assert outcome.ticket is not None
+        assert ticket.origin == outcome.ticket.origin
+        assert same(store.weights(record), outcome.weights)
+
+
+def test_failures_and_divergence_come_back(tmp_path: Path) -> None:
+    wild = Outcome(
+        0.1,
+        float("inf"),
+        ({"epoch": 1, "train_loss": 1.0, "test_loss": None, "test_accuracy": 0.1},),
+        diverged="so",
+    )
+    with Store.open(tmp_path, write=True) as store:
+        store.add(LENET, Failure("ValueError: no roots", "Traceback ..."), attempts=3)
+        store.add(DENSE, wild)
+        records = store.records()
+        assert store.records([LENET])[LENET].failed
+        assert (records[LENET].error, records[LENET].traceback) == ("ValueError: no roots", "Traceback ...")
+        assert (records[LENET].accuracy, records[LENET].attempts) == (None, 3)
+        with pytest.raises(DisbudError, match="failed: ValueError: no roots"):
+            store.outcome(records[LENET])
+        assert records[DENSE].loss == float("inf")
+        assert store.outcome(records[DENSE]) == wild
+        assert store.weights(records[DENSE]) is None
+        store.add(LENET, wild)  # it worked when it was run again
+        assert not store.records([LENET])[LENET].failed
+
+
+def test_a_ticket_brings_the_weights_it_starts_from(tmp_path: Path, outcome: Outcome) -> None:
+    model = disbud.models.build("lenet-300-100", input_shape=(1, 8, 8), seed=5)
+    assert outcome.ticket is not None
+    ticket = dataclasses.replace(outcome.ticket, start=start_of(model.state_dict()))
+    with Store.open(tmp_path, write=True) as store:
+        record = store.add(LENET, dataclasses.replace(outcome, ticket=ticket))
+        assert store.gc().files == 0
+        back = store.ticket(record)
+    assert back is not None
+    other = disbud.models.build("lenet-300-100", input_shape=(1, 8, 8), seed=6)
+    back.start_(other)
+    assert same(dict(other.state_dict()), dict(model.state_dict()))
+
+
+def test_equal_results_are_one_file(tmp_path: Path, outcome: Outcome) -> None:
+    assert outcome.ticket is not None
+    assert len({encoded(outcome.ticket) for _ in range(64)}) > 1  # safetensors writes metadata in any order
+    assert len({settled(encoded(outcome.ticket)) for _ in range(64)}) == 1
+    with Store.open(tmp_path, write=True) as store:
+        one, other = store.add(LENET, outcome), store.add(LENET.with_seed(2), outcome)
+    assert (one.ticket, one.weights) == (other.ticket, other.weights)
+    assert len(list((tmp_path / "objects").glob("*/*"))) == 2
+    assert Ticket.load(next((tmp_path / "objects").glob(f"*/{one.ticket}.safetensors"))) == outcome.ticket
+
+
+def test_weights_take_no_more_room_than_what_is_kept(outcome: Outcome) -> None:
+    assert outcome.weights is not None
+    assert outcome.ticket is not None
+    content = stored_weights.encoded(outcome.weights, outcome.ticket)
+    kept = outcome.ticket.kept + sum(
+        t.numel() for name, t in outcome.weights.items() if name.endswith("bias")
+    )
+    assert 4 * kept < len(content) < 4 * kept + 1024
+
+
+def test_odd_weights_come_back_bit_for_bit() -> None:
+    mask = torch.tensor([[True, False], [False, True]])
+    ticket = Ticket({"a": mask, "b": mask, "gone": mask})
+    shared = torch.tensor([[float("nan"), 0.0], [0.0, -0.0]])
+    weights = {
+        "a": shared, "b": torch.tensor([[1.0, -0.0], [0.0, 2.0]]), "tied": shared,
+        "half": torch.ones(2, dtype=torch.bfloat16), "count": torch.tensor(7), "none": torch.zeros(0, 3),
+    }  # fmt: skip
+    back = stored_weights.decoded(stored_weights.encoded(weights, ticket), ticket)
+    assert back.keys() == weights.keys()
+    for name, tensor in weights.items():
+        assert back[name].dtype == tensor.dtype
+        assert back[name].shape == tensor.shape
+        assert (
+            back[name].contiguous().view(-1).view(torch.uint8).tolist()
+            == tensor.view(-1).view(torch.uint8).tolist()
+        )
+
+
+def test_measures_are_records_of_their_own(filled: Path) -> None:
+    with Store.open(filled, write=True) as store:
+        record = store.records([LENET])[LENET]
+        store.add_measure(record, "cost", revision=1, result=Table(("a",), [(1,)]))
+        store.add_measure(record, "cost", revision=2, result=Table(("a",), [(2,)], {"of": float("inf")}))
+        store.add_measure(record, "paths", revision=1, result=Failure("ValueError: no paths"))
+        assert store.measured([record]) == {
+            (record.identity, "cost", 1): None,
+            (record.identity, "cost", 2): None,
+            (record.identity, "paths", 1): "ValueError: no paths",
+        }
+        read = store.records([LENET])[LENET]
+    assert read.measures == {"cost": {"columns": ["a"], "rows": [[2]], "summary": {"of": None}}}
+
+
+def test_the_same_trial_written_otherwise_is_the_same_record(tmp_path: Path, outcome: Outcome) -> None:
+    one = dataclasses.replace(LENET, method="grasp")
+    other = dataclasses.replace(LENET, method="grasp:temperature=200.0")
+    with Store.open(tmp_path, write=True) as store:
+        store.add(one, outcome)
+        assert store.records([other])[other].trial == other
+        assert store.records([dataclasses.replace(LENET, method="grasp:temperature=100.0")]) == {}
+
+
+def test_records_can_be_read_without_the_functions_of_ones_own(
+    tmp_path: Path, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "gone_tomorrow.py"
+    module.write_text("import own_methods\nlargest = own_methods.largest\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    trial = dataclasses.replace(LENET, method="gone_tomorrow:largest")
+    with Store.open(tmp_path / "store", write=True) as store:
+        store.add(trial, outcome)
+    module.unlink()
+    monkeypatch.delitem(sys.modules, "gone_tomorrow")
+    with Store.open(tmp_path / "store") as store:
+        (record,) = store.all()
+    assert record.trial == trial
+    with pytest.raises(DisbudError, match="names no function"):
+        dataclasses.replace(trial)
+
+
+def test_another_source_of_a_function_is_another_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from disbud.study import identity_of
+
+    module = tmp_path / "edited_later.py"
+    module.write_text(
+        "import own_methods\ndef mine(model, batches):\n    return own_methods.largest(model, batches)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    trial = dataclasses.replace(LENET, method="edited_later:mine")
+    before = identity_of(trial)
+    assert identity_of(trial) == before
+    with module.open("a") as file:
+        file.write("\n# edited\n")
+    assert identity_of(trial) != before
+
+
+def test_mixed_environments_can_be_asked_for() -> None:
+    here = {"torch": "2.13", "cpu": "AVX2", "host": "a"}
+    records = [Record(LENET, "1", environment=here), Record(DENSE, "2", environment=here | {"cpu": "AVX512"})]
+    assert mixed(records) == {"cpu": ("AVX2", "AVX512")}
+    assert mixed(records[:1]) == {}
+
+
+# What is wanted
+
+
+def test_what_no_study_asks_for_can_be_forgotten_and_its_files_freed(filled: Path) -> None:
+    with Store.open(filled, write=True) as store:
+        store.note_study("mine", "name = 'mine'", [LENET])
+        store.note_study("mine", "name = 'mine'", [LENET.with_seed(2)])  # more seeds of the same
+        assert len(store.studies()["mine"].trials) == 2
+        assert [record.trial for record in store.unwanted()] == [DENSE]
+        (filled / "objects" / "ab").mkdir(exist_ok=True)
+        (filled / "objects" / "ab" / ".half.part").write_bytes(b"12345")
+        assert store.gc().bytes == 5  # left by a crash
+        store.forget(store.unwanted())
+        freed = store.gc()
+        assert (freed.files, freed.bytes > 100_000) == (1, True)
+        (record,) = store.all()
+        assert store.weights(record) is not None
+        store.note_study(
+            "mine", "name = 'mine'\nseeds = 9", [DENSE]
+        )  # the file was edited: what it no longer asks for
+        assert [record.trial for record in store.unwanted()] == [LENET]
+        store.forget_study("mine")
+        assert store.studies() == {}
+
+
+# Where it lies
+
+
+def test_the_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("DISBUD_STORE", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert store_folder() == Path("/home/me/.local/share/disbud/store")
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert store_folder() == Path("/data/disbud/store")
+    monkeypatch.setenv("DISBUD_STORE", "~/mine")
+    assert store_folder() == Path("/home/me/mine")
+    assert store_folder("/else") == Path("/else")
+
+
+def test_a_network_file_system_gets_a_rollback_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        f"/dev/vda / ext4 rw 0 0\nserver:/x {tmp_path}/far nfs4 rw 0 0\nme@host: {tmp_path}/a\\040b fuse.sshfs rw 0 0\n"
+    )
+    assert folders.is_on_a_network(tmp_path / "far" / "store", mounts)
+    assert folders.is_on_a_network(tmp_path / "a b", mounts)
+    assert not folders.is_on_a_network(tmp_path / "farther", mounts)
+    for network, mode in ((False, "wal"), (True, "delete")):
+        monkeypatch.setattr(schema, "is_on_a_network", lambda _, network=network: network)
+        with Store.open(tmp_path / mode, write=True) as store:
+            assert store._connection.execute("PRAGMA journal_mode").fetchone()[0] == mode
+            assert store._connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+
+
+def test_where_nothing_was_stored_there_is_nothing_to_read(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "nowhere") as store:
+        assert store.records([LENET]) == {}
+        assert store.studies() == {}
+        with pytest.raises(
+            DisbudError, match=r"opened to be read; open it with Store.open\(folder, write=True\)"
+        ):
+            store.forget([])
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(DisbudError, match="used within its context"):
+        store.all()
+
+
+def test_one_driver_at_a_time_and_readers_any_time(tmp_path: Path, outcome: Outcome) -> None:
+    with Store.open(tmp_path, write=True) as store:
+        with pytest.raises(
+            DisbudError, match=rf"being written by process {os.getpid()} on {platform.node()} since 2"
+        ):
+            Store.open(tmp_path, write=True).__enter__()
+        store.add(LENET, outcome)
+        with Store.open(tmp_path) as reader:
+            assert list(reader.records()) == [LENET]
+            store.add(DENSE, Failure("no"))
+            assert set(reader.records()) == {LENET, DENSE}
+    with Store.open(tmp_path, write=True) as store:
+        assert len(store.all()) == 2
+
+
+# What goes wrong
+
+
+def limited(folder: Path, limit: int) -> str:
+    """Add trials from a process that may write files of so many bytes only; what it said."""
+    script = (
+        "import resource, sys\n"
+        "from disbud.study import Outcome, Store, Trial\n"
+        "from disbud import Ticket\n"
+        "import torch\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        f"with Store.open({str(folder)!r}, write=True) as store:\n"
+        "    for seed in range(1000):\n"
+        "        trial = Trial('lenet-300-100', 'digits', 'digits:epochs=1').with_seed(seed % 5)\n"
+        "        weights = {'w': torch.full((60_000,), float(seed))} if seed > 20 else None\n"
+        "        store.add(trial, Outcome(seed / 1000, 1.0, (), weights=weights))\n"
+        "        sys.stdout.write(f'{seed}\\n'); sys.stdout.flush()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    last = int(ended.stdout.split()[-1]) if ended.stdout else -1
+    with Store.open(folder) as store:
+        assert max((record.accuracy or 0.0 for record in store.all()), default=-0.001) >= last / 1000
+    return ended.stderr.strip().splitlines()[-1]
+
+
+def test_a_disk_that_is_full_loses_nothing_that_was_stored(tmp_path: Path) -> None:
+    assert hasattr(resource, "RLIMIT_FSIZE")
+    for number, limit in enumerate(
+        (200_000, 120_000)
+    ):  # a file of weights does not fit; the database does not
+        said = limited(tmp_path / str(number), limit)
+        assert "disk is full" in said
+        assert "make room and run again" in said
+        with Store.open(tmp_path / str(number), write=True) as store:
+            store.add(DENSE.with_seed(99), Failure("there is room again"))
+
+
+def test_a_full_database_is_told_so(filled: Path, outcome: Outcome) -> None:
+    with Store.open(filled, write=True) as store:
+        pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+        store._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(DisbudError, match="there is no room left for the store"):
+            for seed in range(2, 99):
+                store.add(LENET.with_seed(seed), Failure("x" * 4000))
+        stored = len(store.all())
+        store._connection.execute(f"PRAGMA max_page_count = {pages + 100}")
+        store.add(LENET.with_seed(99), outcome)
+        assert len(store.all()) == stored + 1
+
+
+@pytest.fixture
+def unwritable(filled: Path) -> Iterator[Path]:
+    """The store where nobody may write."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own folders are closed to others
+    shutil.copytree(filled, folder, dirs_exist_ok=True)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    yield folder
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def as_nobody(look: Callable[[], None]) -> None:
+    """Do it in a process without root's right to write anywhere."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forking beside threads: the child only looks
+        child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            look()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_a_folder_that_cannot_be_written_can_be_read(unwritable: Path, *, log: bool) -> None:
+    if log:  # as a driver that was killed leaves it
+        unwritable.chmod(0o755)
+        for name in ("store.sqlite-wal", "store.sqlite-shm"):
+            (unwritable / name).touch(0o444)
+        unwritable.chmod(0o555)
+
+    def look() -> None:
+        with pytest.raises(PermissionError):
+            (unwritable / "file").touch()
+        with Store.open(unwritable) as store:
+            assert [store.ticket(record) is None for record in store.all()] == [False, True]
+        with pytest.raises(DisbudError, match="cannot be used: Permission denied; name another folder"):
+            Store.open(unwritable, write=True).__enter__()
+
+    as_nobody(look)
+
+
+def test_a_store_of_a_newer_disbud_is_left_alone(filled: Path) -> None:
+    with sqlite3.connect(filled / "store.sqlite") as database:
+        database.execute("PRAGMA user_version = 99")
+    before = (filled / "store.sqlite").read_bytes()
+    for write in (False, True):
+        with pytest.raises(
+            DisbudError, match=r"written by a newer disbud \(its version is 99, this disbud reads up to 1"
+        ):
+            Store.open(filled, write=write).__enter__()
+    assert (filled / "store.sqlite").read_bytes() == before
+
+
+def test_what_is_no_store_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "store.sqlite").write_text("my diary\n" * 1000)
+    (tmp_path / "other").mkdir()
+    with sqlite3.connect(tmp_path / "other" / "store.sqlite") as database:
+        database.execute("CREATE TABLE mine (x)")
+    for name, says in (("text", "file is not a database"), ("other", "no store of disbud")):
+        before = (tmp_path / name / "store.sqlite").read_bytes()
+        for write in (False, True):
+            with pytest.raises(DisbudError, match=says):
+                Store.open(tmp_path / name, write=write).__enter__()
+        assert (tmp_path / name / "store.sqlite").read_bytes() == before
+
+
+def test_every_damaged_byte_is_an_error_or_harmless(filled: Path) -> None:
+    """Overwriting any part of the database never gives other numbers, and never an error that is not explained."""
+    with Store.open(filled) as store:
+        truth = store.all()
+    path = filled / "store.sqlite"
+    whole = path.read_bytes()
+    refused = 0
+    for at in range(0, len(whole), 53):
+        damage = b"\xa5" * 16 if at % 2 else bytes([whole[at] ^ 1])  # much, or a single bit
+        path.write_bytes(whole[:at] + damage + whole[at + len(damage) :])
+        try:
+            with Store.open(filled) as store:
+                found = store.all()
+            assert found == truth, f"other records after damage at byte {at}"
+        except DisbudError as error:
+            assert any(
+                said in str(error)
+                for said in ("damaged", "not what was written", "no store", "newer", "cannot be used")
+            ), error
+            refused += 1
+    assert refused > 30
+    for length in (0, 100, 5000, len(whole) // 2, len(whole) - 4096):
+        path.write_bytes(whole[:length])
+        for write in (False, True):
+            with pytest.raises(DisbudError, match="is damaged"):
+                Store.open(filled, write=write).__enter__()
+        assert path.read_bytes() == whole[:length]
+    path.unlink()
+    with pytest.raises(DisbudError, match=r"no store\.sqlite that names them"):
+        Store.open(filled).__enter__()
+
+
+def test_a_damaged_or_missing_file_is_told_by_its_trial(filled: Path, outcome: Outcome) -> None:
+    with Store.open(filled, write=True) as store:
+        record = store.records([LENET])[LENET]
+        assert record.weights is not None
+        path = Objects(filled).path(record.weights)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + b"x")
+        with pytest.raises(
+            DisbudError, match=r"the weights of lenet-300-100 on digits, snip at 0.9, seed 1 is damaged"
+        ):
+            store.weights(record)
+        store.add(LENET, outcome)  # which writes it anew
+        assert path.read_bytes() == whole
+        path.unlink()
+        with pytest.raises(DisbudError, match=r"cannot be read from the store: .*No such file"):
+            store.weights(record)
+
+
+def test_an_interrupted_write_leaves_nothing_behind(filled: Path, outcome: Outcome) -> None:
+    with Store.open(filled, write=True) as store:
+        before = store.all()
+        bad = dataclasses.replace(
+            outcome, curve=({"epoch": 1, "train_loss": 1.0, "test_loss": 1.0, "test_accuracy": "?"},)
+        )
+        with pytest.raises(AssertionError):
+            store.add(LENET.with_seed(3), bad)
+        with pytest.raises(TypeError), store._commit() as database:
+            database.execute("DELETE FROM trial")
+            json.dumps(object())
+        assert store.all() == before
