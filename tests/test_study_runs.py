@@ -142,6 +142,40 @@ def test_the_same_from_a_file_and_the_command_line(
     _the_rest(file, tmp_path, capsys)
 
 
+def test_tickets_get_pages_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.toml"
+    file.write_text(FILE)
+    common = ["study", "run", str(file), "--store", "store", "--workers", "1"]
+    assert main([*common, "--ticket-pages", "tickets"]) == 0
+    pages = sorted((tmp_path / "tickets").glob("*.html"))
+    assert len(pages) == 2  # magnitude and its shuffle, of the first seed
+    report = (tmp_path / "from-a-file.html").read_text()
+    assert all(f"tickets/{page.name}" in report for page in pages)
+    assert main([*common, "--ticket-pages", str(file)]) == 2
+    assert "name a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--engine", "ray", "--workers", "2"], "--workers says nothing to --engine ray"),
+        (["--gpus", "0.5"], "--gpus says nothing to the processes of this machine"),
+        (["--workers", "0"], "--workers 0: should be at least 1"),
+    ],
+)
+def test_options_of_the_other_engine_are_refused(
+    options: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(FILE)
+    assert main(["study", "run", str(file), "--store", str(tmp_path / "store"), *options]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
 def _the_rest(file: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Status, report, export and gc on the store that the run left."""
     assert main(["study", "status", "--json"]) == 0

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from disbud.cli.options import Json
-from disbud.cli.studying import RUNNING, Details, Pdf, Report, Running, StoreFolder, do
+from disbud.cli.reporting import FILES, Files
+from disbud.cli.studying import RUNNING, Running, StoreFolder, do
 from disbud.errors import DisbudError
 from disbud.reproductions.catalogue import CATALOGUE
 
@@ -27,11 +27,8 @@ def reproduce(
     recipe: Annotated[str | None, Parameter(help="Another recipe; else that of the data.")] = None,
     seeds: Annotated[int | None, Parameter(help="How many seeds.")] = None,
     store: StoreFolder = None,
-    report: Report = None,
-    pdf: Pdf = None,
-    details: Details = False,
+    files: Files = FILES,
     running: Running = RUNNING,
-    json: Json = False,
 ) -> int:
     """Run a paper's study and decide its claims; without --quick or --full, on drawn shapes, within an hour."""
     from disbud.reproductions import reproduction
@@ -40,4 +37,4 @@ def reproduce(
         raise DisbudError("--quick and --full are two sizes; give one of them, or neither")
     size = "quick" if quick else "full" if full else "default"
     work = reproduction(name, size=size, data=data, model=model, recipe=recipe, seeds=seeds)
-    return do(work, store=store, report=report, pdf=pdf, details=details, running=running, json=json)
+    return do(work, store=store, files=files, running=running)

@@ -13,11 +13,11 @@ from cyclopts import App, Group, Parameter
 from disbud.cli import show
 from disbud.cli.options import Json, check_count, check_writable
 from disbud.cli.progress import Progress
-from disbud.cli.verdicts import findings_json, show_findings
+from disbud.cli.reporting import FILES, Files, hand_over
 from disbud.errors import DisbudError
 
 if TYPE_CHECKING:
-    from disbud.study import Engine, Findings, Study
+    from disbud.study import Engine, Study
     from disbud.study import Progress as Doing
 
 study = App(
@@ -31,9 +31,6 @@ StoreFolder = Annotated[
     Path | None,
     Parameter(help="Folder in which results are kept; else $DISBUD_STORE, else ~/.local/share/disbud/store."),
 ]
-Report = Annotated[Path | None, Parameter(help="Where to write the report; else NAME.html in this folder.")]
-Pdf = Annotated[Path | None, Parameter(help="Write the main figures for a paper there too, as PDF.")]
-Details = Annotated[bool, Parameter(show_default=False, help="Print every cell that a claim rests on.")]
 
 
 @Parameter(name="*")
@@ -70,10 +67,28 @@ class Running:
         ),
     ] = False
 
+    where: Annotated[
+        Literal["here", "ray"],
+        Parameter(
+            name="--engine", group=_RUNNING,
+            help="here: processes of this machine; ray: tasks of the cluster at $RAY_ADDRESS, else of one of its own.",
+        ),
+    ] = "here"  # fmt: skip
+    cpus: Annotated[float | None, Parameter(group=_RUNNING, help="CPUs that a Ray task takes; else 1.")] = (
+        None
+    )
+    gpus: Annotated[float | None, Parameter(group=_RUNNING, help="GPUs that a Ray task takes, as 0.25.")] = (
+        None
+    )
+
     def engine(self) -> Engine:
         """What runs the trials."""
-        from disbud.study import InProcess, Pool
+        from disbud.study import InProcess, Pool, Ray
 
+        if self.where == "ray":
+            self._refuse("--engine ray", workers=self.workers, memory=self.memory, timeout=self.timeout)
+            return Ray(cpus=1 if self.cpus is None else self.cpus, gpus=self.gpus or 0)
+        self._refuse("the processes of this machine", cpus=self.cpus, gpus=self.gpus)
         if self.workers is not None:
             check_count("--workers", self.workers)
         if self.workers == 1:
@@ -81,44 +96,27 @@ class Running:
         memory = None if self.memory is None else int(self.memory * _GIBI)
         return Pool(workers=self.workers, memory=memory, timeout=self.timeout)
 
+    def _refuse(self, engine: str, **options: float | None) -> None:
+        given = next((name for name, value in options.items() if value is not None), None)
+        if given is not None:
+            raise DisbudError(f"--{given} says nothing to {engine}; leave it out, or choose the other engine")
+
 
 RUNNING = Running()
 
 
 @study.command
-def run(
-    file: File,
-    /,
-    *,
-    store: StoreFolder = None,
-    report: Report = None,
-    pdf: Pdf = None,
-    details: Details = False,
-    running: Running = RUNNING,
-    json: Json = False,
-) -> int:
+def run(file: File, /, *, store: StoreFolder = None, files: Files = FILES, running: Running = RUNNING) -> int:
     """Run what the store does not have, decide the claims, and write the report."""
     from disbud.study import Study
 
-    return do(
-        Study.load(file), store=store, report=report, pdf=pdf, details=details, running=running, json=json
-    )
+    return do(Study.load(file), store=store, files=files, running=running)
 
 
-def do(
-    work: Study,
-    *,
-    store: Path | None,
-    report: Path | None,
-    pdf: Path | None,
-    details: bool,
-    running: Running,
-    json: bool,
-) -> int:
+def do(work: Study, *, store: Path | None, files: Files, running: Running) -> int:
     """Run a study as `disbud study run` and `disbud reproduce` do."""
-    report = report or Path(f"{work.name}.html")
-    check_writable("--report", report)
-    check_writable("--pdf", pdf)
+    files.check(work.name)
+    engine = running.engine()
     outlook = work.outlook(store)
     todo = outlook.trials - outlook.done - (0 if running.retry_failed else outlook.failed)
     left = (
@@ -131,17 +129,17 @@ def do(
     for trial, why in outlook.left_out:
         show.say(f"left out: {trial.method} with {trial.intervention}, since {why}")
     if running.dry_run:
-        for trial in work.trials() if details else ():
+        for trial in work.trials() if files.details else ():
             show.write(str(trial))
         return 0
     began = time.perf_counter()
     with Progress() as progress:
         findings = work.run(
-            store=store, engine=running.engine(), until_decided=running.until_decided,
+            store=store, engine=engine, until_decided=running.until_decided,
             retry_failed=running.retry_failed, tell=_told(progress),
         )  # fmt: skip
     show.say(f"{show.duration(time.perf_counter() - began)} gone")
-    return _handed_over(findings, report=report, pdf=pdf, details=details, json=json)
+    return hand_over(findings, work.name, files, store=store)
 
 
 def _told(progress: Progress) -> Callable[[Doing], None]:
@@ -153,21 +151,6 @@ def _told(progress: Progress) -> Callable[[Doing], None]:
         )
 
     return tell
-
-
-def _handed_over(findings: Findings, *, report: Path, pdf: Path | None, details: bool, json: bool) -> int:
-    """Print what was found, and write the pages."""
-    from disbud import report as reports
-
-    reports.study(findings).save(report)
-    if pdf is not None:
-        reports.figures(findings, pdf)
-    if json:
-        show.write_json(findings_json(findings))
-    else:
-        show_findings(findings, details=details)
-    show.say(f"report: {report.absolute()}" + (f", figures: {pdf.absolute()}" if pdf is not None else ""))
-    return 1 if any(record.failed for record in findings.records) else 0
 
 
 @study.command
@@ -232,26 +215,13 @@ def _identities(work: Study) -> Sequence[str]:
 
 
 @study.command(name="report")
-def report_(
-    file: File,
-    /,
-    *,
-    store: StoreFolder = None,
-    output: Annotated[
-        Path | None, Parameter(name=["--output", "-o"], help="Where to write it; else NAME.html.")
-    ] = None,
-    pdf: Pdf = None,
-    details: Details = False,
-    json: Json = False,
-) -> int:
+def report_(file: File, /, *, store: StoreFolder = None, files: Files = FILES) -> int:
     """Decide the claims on what the store holds already, and write the report; nothing is run."""
     from disbud.study import Study
 
     work = Study.load(file)
-    output = output or Path(f"{work.name}.html")
-    check_writable("--output", output)
-    check_writable("--pdf", pdf)
-    return _handed_over(work.findings(store), report=output, pdf=pdf, details=details, json=json)
+    files.check(work.name)
+    return hand_over(work.findings(store), work.name, files, store=store)
 
 
 @study.command
