@@ -190,6 +190,39 @@ def test_a_growing_gap_is_told_from_a_steady_one() -> None:
     assert one(claim, lambda t: 1.6 - growing(t)).verdict is Verdict.CONTRADICTED
 
 
+def test_a_gap_may_grow_along_models_in_the_order_they_are_listed_in() -> None:
+    widths = ["mlp:hidden=20", "mlp:hidden=40", "mlp:hidden=80"]
+
+    def accuracy(trial: Trial) -> float:
+        return 0.8 + 0.03 * widths.index(trial.model)
+
+    def found(models: list[str]) -> Decision:
+        where = {"model": models, "sparsity": 0.9}
+        claim = {
+            "kind": "grows",
+            "along": "model",
+            "where": where,
+            "left": {"method": "snip"},
+            "right": {"method": "random-erk"},
+        }
+        form = study_of(
+            {
+                **BASE,
+                "model": widths,
+                "methods": "snip",
+                "sparsities": 0.9,
+                "claim": [{"name": "1", "says": "x", **claim}],
+            }
+        )
+        frame, variants = frame_of(form, accuracy, seeds=6)
+        return decide(form.claim, frame, variants)[0]
+
+    assert found(widths).verdict is Verdict.SUPPORTED
+    assert found(widths[::-1]).verdict is Verdict.CONTRADICTED
+    with pytest.raises(DisbudError, match="3 models"):
+        found(widths[:2])
+
+
 def test_a_crossover_is_found_where_it_is() -> None:
     def accuracy(trial: Trial) -> float:
         return 0.8 + (

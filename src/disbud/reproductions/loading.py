@@ -38,7 +38,9 @@ def reproduction(
         raise unknown_name("size of a reproduction", size, SIZES)
     values = tomllib.loads(text_of(name))
     sizes = values.pop("size")
-    values |= sizes[size]
+    more = dict(sizes[size])
+    values["trial"] = [*values.get("trial", []), *more.pop("trial", [])]
+    values |= more
     given = {"data": data, "model": model, "recipe": recipe, "seeds": seeds}
     if data is not None and recipe is None:
         given["recipe"] = str(recipe_for(data))

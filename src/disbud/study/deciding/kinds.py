@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from disbud.claims import (
     AtLeast,
@@ -69,7 +69,7 @@ def _called(variant: Trial, axes: Sequence[str]) -> str:
 
 
 def grows(form: GrowsForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
-    """Each seed's slope of the difference over the sparsities in order: a difference to judge."""
+    """Each seed's slope of the difference along the axis: a difference to judge."""
     cells: dict[str, Decided] = {}
     for name, run in runs_of(form, variants).items():
         gaps = [setting.pairs(pair.left, pair.right, form.value) for pair in run]
@@ -82,8 +82,7 @@ def grows(form: GrowsForm, setting: Setting, variants: Sequence[Trial]) -> Decid
         ]
         rise = Pairs(tuple(shared), slopes(table, list(range(len(gaps)))), gaps[0].unit)
         left, right = (_called(side, ("method", "intervention")) for side in (run[0].left, run[0].right))
-        steps = ", ".join(f"{100 * (pair.left.sparsity or 0):.4g}" for pair in run)
-        statement = Beats(f"the gap of {left} to {right}, a step over {steps} %,", "none")
+        statement = Beats(f"the gap of {left} to {right}, a step over {_steps(form, run)},", "none")
         cells[name] = judge(statement, rise, margin=Margin(0.0, unit=rise.unit), looks=setting.looks)
     return _whole(form, cells)
 
@@ -101,7 +100,7 @@ def crosses(form: CrossoverForm, setting: Setting, variants: Sequence[Trial]) ->
             [dict(zip(gap.seeds, gap.differences, strict=True))[seed] for gap in gaps] for seed in shared
         ]
         left, right = (_called(side, ("method", "intervention")) for side in (run[0].left, run[0].right))
-        at = [pair.left.sparsity or 0.0 for pair in run]
+        at = [pair.pruned.sparsity or 0.0 for pair in run]
         cells[name] = crossover(at, table, names=(left, right))
     return _whole(form, cells)
 
@@ -122,18 +121,39 @@ def bounded(form: BoundForm, setting: Setting, variants: Sequence[Trial]) -> Dec
 
 
 def runs_of(form: GrowsForm | CrossoverForm, variants: Sequence[Trial]) -> dict[str, list[Pairing]]:
-    """Pairs by rising sparsity, one run for each place that differs in anything else."""
+    """Pairs in their order along the axis, one run for each place that differs in anything else."""
+    along = form.along if isinstance(form, GrowsForm) else "sparsity"
     pairs = pairings(form.name, form.where, form.left, form.right, variants)
-    axes = [axis for axis in varying([pair.left for pair in pairs]) if axis != "sparsity"]
+    axes = [axis for axis in varying([pair.pruned for pair in pairs]) if axis != along]
     runs: dict[str, list[Pairing]] = {}
-    for pair in sorted(pairs, key=lambda pair: pair.left.sparsity or 0.0):
-        runs.setdefault(label(pair.left, axes) if axes else "all", []).append(pair)
-    short = next((name for name, run in runs.items() if len({p.left.sparsity for p in run}) < 3), None)
+    for pair in sorted(pairs, key=_order(form, along)):
+        runs.setdefault(label(pair.pruned, axes) if axes else "all", []).append(pair)
+    short = next(
+        (name for name, run in runs.items() if len({getattr(p.pruned, along) for p in run}) < 3), None
+    )
     if short is not None:
+        plural = "sparsities" if along == "sparsity" else "models"
         raise DisbudError(
-            f"claim {form.name}: {short} has fewer than the 3 sparsities that a run needs; add some"
+            f"claim {form.name}: {short} has fewer than the 3 {plural} that a run needs; add some"
         )
     return runs
+
+
+def _order(form: GrowsForm | CrossoverForm, along: str) -> Callable[[Pairing], float]:
+    if along == "sparsity":
+        return lambda pair: pair.pruned.sparsity or 0.0
+    models = form.where.model
+    if not isinstance(models, list):
+        raise DisbudError(
+            f"claim {form.name} goes along models; list them in order, as where = {{ model = [...] }}"
+        )
+    return lambda pair: models.index(pair.pruned.model)
+
+
+def _steps(form: GrowsForm, run: Sequence[Pairing]) -> str:
+    if form.along == "sparsity":
+        return ", ".join(f"{100 * (pair.pruned.sparsity or 0):.4g}" for pair in run) + " %"
+    return ", ".join(pair.pruned.model for pair in run)
 
 
 def _whole(form: ClaimForm, cells: Mapping[str, Decided]) -> Decided:

@@ -81,12 +81,12 @@ class CompareForm(ClaimForm):
 
 
 class GrowsForm(ClaimForm):
-    """The difference left minus right rises along an axis."""
+    """The difference left minus right rises along an axis: sparsity, or models in the order of `where`."""
 
     kind: Literal["grows"]
     left: Place
     right: Place
-    along: Literal["sparsity"] = "sparsity"
+    along: Literal["sparsity", "model"] = "sparsity"
     value: str = "accuracy"
 
 
