@@ -37,7 +37,7 @@ bench: .venv/.developing
 	@touch $@
 
 .venv/.developing: .venv/.installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,hub]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,hub,ray]'
 	@touch $@
 
 clean:

@@ -189,7 +189,7 @@ def test_a_cluster_of_this_machine_is_started_and_ended(tmp_path: Path) -> None:
         "from disbud.study import Ray\n"
         "with Ray() as engine:\n"
         "    assert {ended.result for ended in engine.run(own_methods.square, [3, 4, 5])} == {9, 16, 25}\n"
-        "    assert all(node['NodeManagerAddress'] == '127.0.0.1' for node in ray.nodes())\n"
+        "    assert all(node['NodeManagerAddress'].startswith('127.') for node in ray.nodes())\n"
         "assert not ray.is_initialized()\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

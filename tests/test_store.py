@@ -271,7 +271,7 @@ def test_a_network_file_system_gets_a_rollback_journal(
 ) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(
-        f"/dev/vda / ext4 rw 0 0\nserver:/x {tmp_path}/far nfs4 rw 0 0\nme@host: {tmp_path}/a\\040b fuse.sshfs rw 0 0\n"
+        f"server:/x {tmp_path}/far nfs4 rw 0 0\n/dev/vda / ext4 rw 0 0\nme@host: {tmp_path}/a\\040b fuse.sshfs rw 0 0\n"
     )
     assert folders.is_on_a_network(tmp_path / "far" / "store", mounts)
     assert folders.is_on_a_network(tmp_path / "a b", mounts)
@@ -451,8 +451,9 @@ def test_every_damaged_byte_is_an_error_or_harmless(filled: Path) -> None:
         path.write_bytes(whole[:at] + damage + whole[at + len(damage) :])
         try:
             with Store.open(filled) as store:
-                found = store.all()
+                found, asked = store.all(), store.records([LENET, DENSE])
             assert found == truth, f"other records after damage at byte {at}"
+            assert asked.keys() == {LENET, DENSE}, f"records are not found after damage at byte {at}"
         except DisbudError as error:
             assert any(
                 said in str(error)

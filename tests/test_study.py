@@ -221,7 +221,9 @@ def test_the_trained_weights_are_those_of_the_reported_accuracy() -> None:
 SYNFLOW = dataclasses.replace(LENET, method="synflow")
 
 
-@pytest.mark.parametrize("method", ["synflow", "lottery-ticket:rounds=2"])
+@pytest.mark.parametrize(
+    "method", ["synflow", "lottery-ticket:rounds=2", "lottery-ticket:rounds=1,rewind=0.5"]
+)
 def test_a_ticket_that_takes_long_is_made_once_for_all_that_is_done_to_it(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,7 +186,7 @@ COUNTED = TrialMeasure("counted", "sums", counted)
         dataclasses.replace(LENET, intervention="shuffle"),
         dataclasses.replace(LENET, intervention="reinit"),
         dataclasses.replace(LENET, intervention="permute-values", method="lottery-ticket:rounds=2"),
-        dataclasses.replace(LENET, method="lottery-ticket:rounds=1"),
+        dataclasses.replace(LENET, method="lottery-ticket:rounds=1,rewind=0.5"),
         Trial("lenet-300-100", "digits", QUICK),
         dataclasses.replace(LENET, method="small-dense"),
     ],

@@ -57,6 +57,11 @@ Weights = Annotated[
     Path | None, Parameter(help="Weights to start from (safetensors); else they are drawn from the seed.")
 ]
 
+StoreFolder = Annotated[
+    Path | None,
+    Parameter(help="Folder in which results are kept; else $DISBUD_STORE, else ~/.local/share/disbud/store."),
+]
+
 
 def shape_of(text: str | None) -> tuple[int, ...] | None:
     """Read "3x32x32"."""

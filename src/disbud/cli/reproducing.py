@@ -6,8 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from disbud.cli.options import StoreFolder
 from disbud.cli.reporting import FILES, Files
-from disbud.cli.studying import RUNNING, Running, StoreFolder, do
+from disbud.cli.studying import RUNNING, Running, do
 from disbud.errors import DisbudError
 from disbud.reproductions.catalogue import CATALOGUE
 

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from disbud.cli import show
-from disbud.cli.options import COMMON, Common, check_count, check_writable
+from disbud.cli.options import COMMON, Common, StoreFolder, check_count, check_writable
 from disbud.cli.progress import Progress
 from disbud.cli.training import RECIPE_HELP
 from disbud.errors import DisbudError
@@ -44,6 +44,7 @@ def sanity(
         bool, Parameter(help="Add seeds, up to 30, while a check is undecided.", show_default=False)
     ] = False,
     workers: Annotated[int | None, Parameter(help="Processes; as many as cores unless said.")] = None,
+    store: StoreFolder = None,
     plot: Annotated[
         Path | None, Parameter(help="Draw differences and intervals into this .png, .svg or .pdf file.")
     ] = None,
@@ -61,7 +62,7 @@ def sanity(
     with Progress() as progress:
         found = sanity_check(
             model, method, data, sparsity=sparsity, recipe=recipe, seeds=seeds, until_decided=until_decided,
-            workers=workers, tell=progress.update,
+            workers=workers, store=store, tell=progress.update,
         )  # fmt: skip
     if plot is not None:
         from disbud.report.sanity_picture import draw_checks

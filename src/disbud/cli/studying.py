@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Group, Parameter
 
 from disbud.cli import show
-from disbud.cli.options import Json, check_count, check_writable
+from disbud.cli.options import Json, StoreFolder, check_count, check_writable
 from disbud.cli.progress import Progress
 from disbud.cli.reporting import FILES, Files, hand_over
 from disbud.errors import DisbudError
@@ -27,10 +27,6 @@ study = App(
 _RUNNING = Group("How it is run", sort_key=3)
 _GIBI = 1 << 30
 File = Annotated[Path, Parameter(help="The study file (TOML).")]
-StoreFolder = Annotated[
-    Path | None,
-    Parameter(help="Folder in which results are kept; else $DISBUD_STORE, else ~/.local/share/disbud/store."),
-]
 
 
 @Parameter(name="*")

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -238,11 +239,15 @@ def _imported() -> ModuleType:
 
 
 def _start(ray: ModuleType) -> None:
-    """A cluster of this machine alone, that nobody else can reach."""
+    """A cluster of this machine alone, which speaks over loopback.
+
+    Ray takes 127.0.0.1 to mean the machine's address to others, but on Linux all of 127.* is loopback; elsewhere it
+    takes loopback by itself.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
         address="local", include_dashboard=False, log_to_driver=False, logging_level="error",
-        _node_ip_address="127.0.0.1",
+        _node_ip_address="127.0.0.2" if sys.platform == "linux" else None,
     )  # fmt: skip
 
 

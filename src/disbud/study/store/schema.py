@@ -136,6 +136,6 @@ def _check(connection: sqlite3.Connection, folder: Path) -> None:
             f"{VERSION}); update disbud, or name another folder with store=FOLDER"
         )
     if (folder / DATABASE).stat().st_size <= _CHECKED_AT_ONCE:
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise DisbudError(damaged(folder, " ".join(str(found).split())))
