@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from disbud.cli import show
+from disbud.cli.balancing import show_balance
 from disbud.cli.comparison import DENSE, Comparison, Plan, Row
 from disbud.cli.doctoring import SIGNS, sign_cells
+
+if TYPE_CHECKING:
+    from disbud.measures import Table
 
 _NONE = "-"
 
@@ -19,11 +24,7 @@ def show_comparison(plan: Plan, comparison: Comparison) -> None:
     """Print everything, the results last."""
     show.write(Text(_heading(plan), style="bold"))
     for sparsity in plan.sparsities or (None,):
-        group = [
-            i
-            for i, row in enumerate(comparison.rows)
-            if row.layers() and (row.sparsity is None or row.sparsity == sparsity)
-        ]
+        group = _group(comparison, sparsity)
         of = "" if sparsity is None or len(plan.sparsities) < 2 else f" at sparsity {sparsity:g}"
         if group:
             show.write("", Text(f"Density of each layer{of}", style="bold"))
@@ -36,6 +37,10 @@ def show_comparison(plan: Plan, comparison: Comparison) -> None:
                     + [comparison.rows[i] for i in group]
                 )
             )
+        if plan.balance and group:
+            show_balance(
+                [(comparison.rows[i].entrant.name, comparison.rows[i].balances()) for i in group], of
+            )
         if len(group) > 1:
             head = Text(f"Overlap{of}", style="bold")
             head.append(
@@ -45,6 +50,27 @@ def show_comparison(plan: Plan, comparison: Comparison) -> None:
     show.write("", _results(plan, comparison))
     if plan.recipe is not None and any(len(_rivals(row, comparison)) > 1 for row in comparison.rows):
         show.write(Text("bold: the best ticket at its sparsity", style=show.FAINT))
+
+
+def planes(plan: Plan, comparison: Comparison) -> dict[str, list[tuple[str, Table]]]:
+    """The tickets at each sparsity, by name, with where they lie; those of files at every one."""
+    return {
+        plan.network.spec if sparsity is None else f"{plan.network.spec}, sparsity {sparsity:g}": [
+            (row.entrant.name, table)
+            for row in (comparison.rows[i] for i in _group(comparison, sparsity))
+            for table in row.balances()
+        ]
+        for sparsity in plan.sparsities or (None,)
+    }
+
+
+def _group(comparison: Comparison, sparsity: float | None) -> list[int]:
+    """The numbers of the rows with tickets that are shown together: those of one sparsity, or of their own."""
+    return [
+        i
+        for i, row in enumerate(comparison.rows)
+        if row.layers() and (row.sparsity is None or row.sparsity == sparsity)
+    ]
 
 
 def failures(comparison: Comparison) -> list[str]:
@@ -239,6 +265,7 @@ def _row_json(row: Row) -> dict[str, object]:
                 "loss": run.result and run.result.loss,
                 "seconds": run.seconds,
                 "signs": run.signs and run.signs.to_json(),
+                **({} if run.balance is None else {"plane": run.balance.to_json()}),
                 "error": run.failure,
             }
             for run in row.runs

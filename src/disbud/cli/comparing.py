@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from disbud.cli import show
+from disbud.cli.balancing import NO_BALANCE, Balancing
 from disbud.cli.options import (
     COMMON,
     Classes,
@@ -26,6 +27,7 @@ from disbud.training.recipes import parse_recipe
 
 if TYPE_CHECKING:
     from disbud.cli.comparison import Entrant
+    from disbud.cli.networks import Network
 
 _SEEDS_WHEN_TRAINING = 3
 Entrants = Annotated[
@@ -56,6 +58,7 @@ def compare(
     seed: Annotated[int, Parameter(help="The first of the seeds.")] = 0,
     classes: Classes = None,
     input_shape: InputShape = None,
+    balancing: Balancing = NO_BALANCE,
     common: Common = COMMON,
 ) -> int:
     """Compare methods and tickets on one model: what they keep, how much they share, how well they train."""
@@ -66,7 +69,8 @@ def compare(
         )
     count = seeds if seeds is not None else _SEEDS_WHEN_TRAINING if recipe else 1
     check_count("--seeds", count)
-    from disbud.cli.compared import failures, show_comparison, to_json
+    balancing.check()
+    from disbud.cli.compared import failures, planes, show_comparison, to_json
     from disbud.cli.comparison import Plan, entrants_of
     from disbud.cli.comparison import compare as work
     from disbud.cli.networks import load_data, network, use_threads
@@ -80,9 +84,11 @@ def compare(
     for entrant in found:
         if entrant.pruning is not None:
             entrant.pruning.check_data(net)
+    if balancing.wanted:
+        _check_balance(net, found)
     if recipe is not None:
         _note_other_starts(found, range(seed, seed + count))
-    plan = Plan(net, found, sparsity or [], range(seed, seed + count), recipe)
+    plan = Plan(net, found, sparsity or [], range(seed, seed + count), recipe, balance=balancing.wanted)
     with Progress() as progress:
         comparison = work(plan, progress.update)
     if common.json:
@@ -93,9 +99,18 @@ def compare(
         show.error(failure)
     if comparison.stopped:
         raise KeyboardInterrupt
+    balancing.draw(planes(plan, comparison))
     if any(row.failures for row in comparison.rows):
         raise WorkFailed("not every entrant came to its end")
     return 0
+
+
+def _check_balance(network: Network, entrants: Sequence[Entrant]) -> None:
+    """Raise where there is nothing to hold against the ends, or nothing says how large an input is."""
+    if network.shape is None:
+        raise DisbudError("a balance counts paths: give --input-shape, as in 3x32x32, or --data")
+    if not any(entrant.pruning or entrant.ticket for entrant in entrants):
+        raise DisbudError("a balance is that of a ticket: name methods or ticket files beside dense")
 
 
 def _note_other_starts(entrants: Sequence[Entrant], seeds: Sequence[int]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from disbud.cli.networks import Network
     from disbud.diagnosis import Signs
+    from disbud.measures import Table
     from disbud.ticket import LayerRow, Ticket
     from disbud.training.recipes import Recipe
     from disbud.training.result import Progress as Event
@@ -49,6 +50,7 @@ class Run:
     seed: int
     layers: tuple[LayerRow, ...] = ()
     signs: Signs | None = None
+    balance: Table | None = None
     result: Result | None = None
     seconds: float = 0.0
     error: str | None = None
@@ -84,6 +86,10 @@ class Row:
     def signs(self) -> list[Signs]:
         """What was read off the tickets."""
         return [run.signs for run in self.runs if run.signs is not None]
+
+    def balances(self) -> list[Table]:
+        """Where the tickets lie between random masks and SynFlow."""
+        return [run.balance for run in self.runs if run.balance is not None]
 
     def densities(self) -> dict[str, float]:
         """The density of each layer, averaged over the seeds."""
@@ -127,6 +133,7 @@ class Plan:
     sparsities: Sequence[float]
     seeds: Sequence[int]
     recipe: Recipe | None
+    balance: bool = False
 
     def rows(self) -> list[Row]:
         """A row for each entrant as named; those of methods again for each further sparsity."""
@@ -214,6 +221,8 @@ def _prune(plan: Plan, row: Row, seed: int, tell: Tell) -> Ticket | None:
             run.layers = ticket.layers
     if model is not None and run.error is None:
         run.signs = _signs(plan, model, ticket)
+        if plan.balance and ticket is not None:
+            run.balance = _balance(plan, model, ticket, seed)
     return ticket
 
 
@@ -229,6 +238,17 @@ def _signs(plan: Plan, model: nn.Module, ticket: Ticket | None) -> Signs | None:
     except DisbudError as error:
         warnings.warn(f"no paths are counted: {error}", stacklevel=1)
         return None
+
+
+def _balance(plan: Plan, model: nn.Module, ticket: Ticket, seed: int) -> Table:
+    from disbud.diagnosis.balance import balance, undefined
+
+    example = plan.network.example()
+    assert example is not None  # the command has checked that there is one
+    try:
+        return balance(model, ticket, example=example, seed=seed)
+    except DisbudError as error:
+        return undefined(str(error))
 
 
 def _train(plan: Plan, row: Row, ticket: Ticket | None, tell: Callable[[Event], None]) -> None:

@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from disbud.cli import show
+from disbud.cli.balancing import NO_BALANCE, Balancing, show_balance
 from disbud.cli.options import COMMON, Classes, Common, Data, InputShape, Model, Weights, WorkFailed, shape_of
 from disbud.cli.progress import Progress
 from disbud.errors import DisbudError
@@ -43,11 +44,13 @@ def doctor(
     weights: Weights = None,
     classes: Classes = None,
     input_shape: InputShape = None,
+    balancing: Balancing = NO_BALANCE,
     common: Common = COMMON,
 ) -> int:
     """Forecast, without training, which methods leave a network that can be trained at this sparsity, and why."""
     if sparsity is None:
         raise DisbudError("give --sparsity, the fraction of the weights to remove, as in --sparsity 0.98")
+    balancing.check()
     from disbud.cli.networks import load_data, network, use_threads
     from disbud.diagnosis import doctor as examine
 
@@ -68,6 +71,7 @@ def doctor(
             example=example,
             batches=None if dataset is None else dataset.batches(seed=seed),
             seed=seed,
+            balance=balancing.wanted,
             tell=lambda done, of, name: progress.update(done / of, name),
         )
     if common.json:
@@ -76,6 +80,8 @@ def doctor(
         _show(found, model, seed, data)
     if all(case.failure for case in found.cases):
         raise WorkFailed("no method made a ticket")
+    balanced = [(case.method, case.balance) for case in found.cases if case.balance is not None]
+    balancing.draw({f"{model}, sparsity {found.sparsity:g}": balanced})
     return 0
 
 
@@ -97,6 +103,9 @@ def _show(found: Diagnosis, model: str, seed: int, data: str | None) -> None:
         words = [case.failure] if case.failure else [finding.words for finding in case.findings]
         for said in words:
             show.write(Text.assemble((f"{case.method}: ", _STYLES[case.verdict]), said))
+    balanced = [(case.method, [case.balance]) for case in found.cases if case.ticket and case.balance]
+    if balanced:
+        show_balance(balanced)
     show.write(Text(f"look safe: {', '.join(found.safe) or 'none'}", style="bold"))
     if data is None:
         show.write(Text("methods that look at data need --data, as in --data digits", style=show.FAINT))
@@ -136,6 +145,7 @@ def _json(found: Diagnosis, model: str) -> dict[str, object]:
             {
                 **row,
                 "failure": case.failure,
+                **({} if case.balance is None else {"plane": case.balance.to_json()}),
                 "findings": [{"level": finding.level, "words": finding.words} for finding in case.findings],
             }
             for row, case in zip(found.table, found.cases, strict=True)

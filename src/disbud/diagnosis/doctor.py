@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from disbud.catalogue import parse
+from disbud.diagnosis.balance import SHARES, Plane, undefined
 from disbud.diagnosis.findings import GREEN, Finding, findings, verdict
 from disbud.diagnosis.signs import Signs, signs
 from disbud.errors import DisbudError, unknown_name
@@ -24,7 +25,7 @@ from disbud.ticket import Ticket
 
 @dataclass(frozen=True)
 class Case:
-    """One method: its ticket, the signs read off it and what they say; or why there is no ticket."""
+    """One method: its ticket, the signs read off it and what they say, its balance if asked; or why there is none."""
 
     method: str
     ticket: Ticket | None = None
@@ -32,6 +33,7 @@ class Case:
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
     failure: str | None = None
+    balance: Table | None = None
 
     @property
     def verdict(self) -> str:
@@ -70,6 +72,11 @@ class Diagnosis:
             for case in self.cases
             if case.failure or case.findings
         ]
+        words += [
+            f"{case.method}, balance: {case.balance.why}"
+            for case in self.cases
+            if case.ticket is not None and case.balance is not None and case.balance.why is not None
+        ]
         return "\n".join([str(self.table), *words, f"look safe: {', '.join(self.safe) or 'none'}"])
 
 
@@ -82,15 +89,17 @@ def doctor(
     batches: Iterable[object] | None = None,
     loss: Loss | None = None,
     seed: int = 0,
+    balance: bool = False,
     tell: Callable[[int, int, str], None] | None = None,
 ) -> Diagnosis:
     """Prune a model by each method, read the signs that forecast trouble, and say in words what they mean.
 
     Nothing is trained, and the model is left as it was. `methods` are names with settings ("synflow:rounds=10"), or
     "all"; those that look at data take part where `batches` are given, those that need another ticket or training do
-    not. The
-    gradient is taken on the first batch, or on Gaussian inputs like the `example`. The forecast compares tickets of one
-    network; its thresholds were calibrated on image classifiers that were trained for few epochs.
+    not. The gradient is taken on the first batch, or on Gaussian inputs like the `example`. With `balance` each ticket
+    is also held against random masks and SynFlow of its own layer counts, as `diagnosis.balance` does. The forecast
+    compares tickets of one network; its thresholds were calibrated on image classifiers that were trained for few
+    epochs.
 
     >>> import disbud, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.ReLU(), torch.nn.Linear(30, 5))
@@ -109,23 +118,46 @@ def doctor(
             "the doctor sends signals through the model: give batches, or example=..., such as torch.zeros(1, 3, 8, 8)"
         )
     dense = signs(model, None, example=example, inputs=first, seed=seed)
+    plane = Plane(model, example=example, seed=seed) if balance else None
+
+    def pruned(name: str) -> Ticket:
+        spec = parse(name)
+        return prune(
+            model, spec.name, sparsity=sparsity, batches=batches, example=example, loss=loss, seed=seed,
+            **dict(spec.settings),  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def read(ticket: Ticket) -> Signs:
+        return signs(model, ticket, example=example, inputs=first, seed=seed)
+
     cases = []
     for number, name in enumerate(names):
         if tell is not None:
             tell(number, len(names), name)
-        begun = time.perf_counter()
-        try:
-            spec = parse(name)
-            ticket = prune(
-                model, spec.name, sparsity=sparsity, batches=batches, example=example, loss=loss, seed=seed,
-                **dict(spec.settings),  # type: ignore[arg-type]
-            )  # fmt: skip
-            read = signs(model, ticket, example=example, inputs=first, seed=seed)
-            case = Case(name, ticket, read, findings(read, dense), time.perf_counter() - begun)
-        except DisbudError as error:
-            case = Case(name, failure=str(error), seconds=time.perf_counter() - begun)
-        cases.append(case)
+        case = _case(name, pruned, read, dense)
+        cases.append(case if plane is None else replace(case, balance=_balance(case, plane)))
     return Diagnosis(sparsity, dense, tuple(sorted(cases, key=_rank)))
+
+
+def _case(
+    method: str, pruned: Callable[[str], Ticket], read: Callable[[Ticket], Signs], dense: Signs
+) -> Case:
+    begun = time.perf_counter()
+    try:
+        ticket = pruned(method)
+        found = read(ticket)
+    except DisbudError as error:
+        return Case(method, failure=str(error), seconds=time.perf_counter() - begun)
+    return Case(method, ticket, found, findings(found, dense), time.perf_counter() - begun)
+
+
+def _balance(case: Case, plane: Plane) -> Table:
+    if case.ticket is None:
+        return undefined(str(case.failure))
+    try:
+        return plane.balance(case.ticket)
+    except DisbudError as error:
+        return undefined(str(error))
 
 
 def _names(methods: str | Iterable[str], *, data: bool) -> list[str]:
@@ -165,18 +197,7 @@ _SIGNS = (
 
 def _row(case: Case, dense: Signs) -> Mapping[str, Value]:
     read = case.signs
-    known: dict[str, Value] = dict.fromkeys(
-        (
-            "kept",
-            "effective_sparsity",
-            "empty_layers",
-            "dead_units",
-            "log10_paths",
-            "nodes",
-            "gradient",
-            "multiply_adds",
-        )
-    )
+    known: dict[str, Value] = dict.fromkeys(_SIGNS)
     if read is not None:
         known |= {
             "kept": read.kept,
@@ -188,4 +209,6 @@ def _row(case: Case, dense: Signs) -> Mapping[str, Value]:
             "gradient": read.gradient / dense.gradient if dense.gradient else None,
             "multiply_adds": read.multiply_adds,
         }
+    if case.balance is not None:
+        known |= {name: case.balance.summary[name] for name in SHARES}
     return {"method": case.method, "forecast": case.verdict, **known, "seconds": case.seconds}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from disbud.errors import DisbudError
 from disbud.files import write_atomically
+from disbud.report.balance_picture import picture_kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +49,7 @@ def draw_checks(
 
     if not checks:
         raise DisbudError("there is no check to draw; give at least one")
+    kind = picture_kind(path)
     names = list(dict.fromkeys(str(row["check"]) for check in checks for row in _rows(check)))
     across = min(_ACROSS, len(checks))
     down = math.ceil(len(checks) / across)
@@ -68,10 +70,7 @@ def draw_checks(
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     content = io.BytesIO()
-    suffix = os.path.splitext(os.fspath(path))[1].removeprefix(".").lower()
-    if suffix not in ("png", "svg", "pdf"):
-        raise DisbudError(f"{os.fspath(path)}: a picture's name ends in .png, .svg or .pdf")
-    figure.savefig(content, format=suffix, dpi=150)
+    figure.savefig(content, format=kind, dpi=150)
     write_atomically(path, content.getvalue())
 
 
