@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from disbud import (
+        acceleration,
         claims,
         compaction,
         data,
         diagnosis,
+        export,
         interventions,
         measures,
         models,
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
         study,
         theory,
     )
+    from disbud.acceleration.accelerate import accelerate
+    from disbud.acceleration.accelerated import Accelerated
     from disbud.compaction import Compacted, compact
     from disbud.diagnosis.doctor import doctor
     from disbud.errors import DisbudError, TicketError
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from disbud.training import Recipe, Result, sparse, train
 
 _HOMES = {
+    "Accelerated": "acceleration",
     "Compacted": "compaction",
     "DisbudError": "errors",
     "Layer": "graph",
@@ -46,6 +51,7 @@ _HOMES = {
     "Study": "study",
     "Ticket": "ticket",
     "TicketError": "errors",
+    "accelerate": "acceleration",
     "compact": "compaction",
     "doctor": "diagnosis",
     "method": "methods.catalogue",
@@ -57,11 +63,12 @@ _HOMES = {
     "train": "training",
 }
 _PACKAGES = (
-    "claims", "compaction", "data", "diagnosis", "interventions", "measures", "models", "report",
-    "reproductions", "robust", "sanity", "study", "theory",
+    "acceleration", "claims", "compaction", "data", "diagnosis", "export", "interventions", "measures", "models",
+    "report", "reproductions", "robust", "sanity", "study", "theory",
 )  # fmt: skip
 
 __all__ = [
+    "Accelerated",
     "Compacted",
     "DisbudError",
     "Layer",
@@ -71,12 +78,15 @@ __all__ = [
     "Study",
     "Ticket",
     "TicketError",
+    "accelerate",
+    "acceleration",
     "claims",
     "compact",
     "compaction",
     "data",
     "diagnosis",
     "doctor",
+    "export",
     "interventions",
     "measures",
     "method",

@@ -12,6 +12,7 @@ from disbud.cli import show
 from disbud.cli.compacting import compact
 from disbud.cli.comparing import compare
 from disbud.cli.doctoring import doctor
+from disbud.cli.exporting import export
 from disbud.cli.inspecting import inspect
 from disbud.cli.listing import data, methods, models
 from disbud.cli.options import WorkFailed
@@ -39,6 +40,7 @@ _GROUPS: dict[Group, tuple[Callable[..., int] | App, ...]] = {
         doctor,
         train,
         compact,
+        export,
         compare,
         sanity,
         study,

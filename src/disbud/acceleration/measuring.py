@@ -1,0 +1,106 @@
+"""Both ways of running a layer, timed in turn, and what was found kept for this machine."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from disbud import artifacts
+from disbud.acceleration.layers import DENSE, SPARSE, Layer, Met, RunLayer
+from disbud.acceleration.planning import Estimate
+from disbud.acceleration.signals import Signal, Wish
+from disbud.kernels import library
+from disbud.seeds import generator
+
+ROUNDS = 3
+_FILE = "seconds.json"
+
+
+def measured(layer: Layer, met: Met, *, for_training: bool) -> Estimate:
+    """Seconds of one call each way: looked up, or measured now and kept by machine, shape and number of weights."""
+
+    def make(folder: Path) -> None:
+        (folder / _FILE).write_text(json.dumps(seconds(layer, met, for_training=for_training)))
+
+    entry = artifacts.get_or_make(_key(layer, met, for_training=for_training), make)
+    found = json.loads((entry / _FILE).read_text())
+    return Estimate(found[SPARSE], found[DENSE])
+
+
+def _key(layer: Layer, met: Met, *, for_training: bool) -> artifacts.Key:
+    kernels, pattern = library(), layer.pattern
+    return {
+        "what": "seconds of a layer",
+        "machine": [platform.machine(), platform.processor(), torch.backends.cpu.get_cpu_capability()],
+        "kernels": None if kernels is None else kernels.instructions,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "weight": list(pattern.mask.shape),
+        "window": [list(pattern.stride), list(pattern.padding), list(pattern.dilation), pattern.groups],
+        "border": list(layer.border),
+        "kept": pattern.kept,
+        "input": list(met.input),
+        "is first": met.is_first,
+        "for training": for_training,
+    }
+
+
+def seconds(
+    layer: Layer,
+    met: Met,
+    *,
+    for_training: bool,
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """The median seconds of a call by each kernel, the two in turn."""
+    x = torch.randn(met.input, generator=generator(0, "timing"))
+    ways = {kernel: _way(layer, x, kernel, met, for_training=for_training) for kernel in (SPARSE, DENSE)}
+    times: dict[str, list[float]] = {kernel: [] for kernel in ways}
+    for way in ways.values():
+        way()
+    for _ in range(rounds):
+        for kernel, way in ways.items():
+            begun = clock()
+            way()
+            times[kernel].append(clock() - begun)
+    return {kernel: statistics.median(found) for kernel, found in times.items()}
+
+
+def _way(layer: Layer, x: Tensor, kernel: str, met: Met, *, for_training: bool) -> Callable[[], None]:
+    """One call from signal to signal, as between two sparse layers; the first layer is given the image."""
+    mine = copy.copy(layer)
+    mine.kernel = kernel
+    run = RunLayer(mine, then_blocked=True, is_first=met.is_first)
+    given: object = x
+    if not met.is_first and x.dim() == layer.axes + 1:
+        pixels = (1, 1, *x.shape[2:])[-2:]
+        given = Signal.of(x, halo=Wish([layer.pattern]).halo((pixels[0], pixels[1])))
+    leaf = given.blocked.data if isinstance(given, Signal) else x
+
+    def forward() -> None:
+        with torch.inference_mode():
+            run(Wish(), given)
+
+    def step() -> None:
+        leaf.requires_grad_(not met.is_first)
+        made = run(Wish(), given)
+        data = made.blocked.data if isinstance(made, Signal) else made
+        assert isinstance(data, Tensor)
+        wanted = [] if met.is_first else [leaf]
+        wanted += [layer.weight] if layer.weight.requires_grad else []
+        torch.autograd.grad(data, wanted, data.detach())
+
+    def way() -> None:
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            step()
+
+    return way if for_training else forward

@@ -1,0 +1,12 @@
+static void ${N}_copy(const struct ${N}_block *b, const float *from, float *to)
+{
+    int i, j, k, l;
+    for (i = 0; i < b->sizes[0]; i++)
+        for (j = 0; j < b->sizes[1]; j++)
+            for (k = 0; k < b->sizes[2]; k++) {
+                const float *a = from + i * b->left[0] + j * b->left[1] + k * b->left[2];
+                float *c = to + i * b->right[0] + j * b->right[1] + k * b->right[2];
+                for (l = 0; l < b->sizes[3]; l++)
+                    c[l * b->right[3]] = a[l * b->left[3]];
+            }
+}
