@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from disbud.study import InProcess, Pool, Progress, Record, Seeds, Store, Trial, perform
@@ -51,6 +52,8 @@ def _write(line: str) -> None:
 
 
 if __name__ == "__main__":
+    # What a shell starts in the background ignores Ctrl-C, and so does what that starts; a terminal's command does not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Store.open(sys.argv[1], write=True) as kept, Pool(2) as workers:
         do(kept, workers, _say)
     _write("finished")
