@@ -20,6 +20,7 @@ from disbud.claims import (
     slopes,
     there_is,
 )
+from disbud.claims.words import Unit
 from disbud.errors import DisbudError
 from disbud.study.deciding.bounds import Waiting, held
 from disbud.study.deciding.places import Pairing, pairings, said, selected
@@ -29,6 +30,8 @@ from disbud.study.specification.forms import BoundForm, ClaimForm, CompareForm, 
 from disbud.study.trial import Trial
 
 _PLAIN = Margin(0.0, unit="plain")
+Table = list[list[float]]  # a row a seed, a column a pair
+JudgedRun = Callable[[Sequence[Pairing], Sequence[int], Table, Unit], Decided]
 
 
 def compared(form: CompareForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
@@ -70,39 +73,45 @@ def _called(variant: Trial, axes: Sequence[str]) -> str:
 
 def grows(form: GrowsForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
     """Each seed's slope of the difference along the axis: a difference to judge."""
-    cells: dict[str, Decided] = {}
-    for name, run in runs_of(form, variants).items():
-        gaps = [setting.pairs(pair.left, pair.right, form.value) for pair in run]
-        shared = sorted(set.intersection(*(set(gap.seeds) for gap in gaps)))
-        if len(shared) < setting.least:
-            cells[name] = _too_few(gaps[0].first(len(shared)), setting)
-            continue
-        table = [
-            [dict(zip(gap.seeds, gap.differences, strict=True))[seed] for gap in gaps] for seed in shared
-        ]
-        rise = Pairs(tuple(shared), slopes(table, list(range(len(gaps)))), gaps[0].unit)
-        left, right = (_called(side, ("method", "intervention")) for side in (run[0].left, run[0].right))
+
+    def judged(run: Sequence[Pairing], seeds: Sequence[int], gaps: Table, unit: Unit) -> Decided:
+        rise = Pairs(tuple(seeds), slopes(gaps, list(range(len(run)))), unit)
+        left, right = _sides(run)
         statement = Beats(f"the gap of {left} to {right}, a step over {_steps(form, run)},", "none")
-        cells[name] = judge(statement, rise, margin=Margin(0.0, unit=rise.unit), looks=setting.looks)
-    return _whole(form, cells)
+        return judge(statement, rise, margin=Margin(0.0, unit=unit), looks=setting.looks)
+
+    return _along(form, setting, variants, judged)
 
 
 def crosses(form: CrossoverForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
     """Where left and right change places; without looks, so it takes the seeds that were planned."""
+
+    def judged(run: Sequence[Pairing], seeds: Sequence[int], gaps: Table, unit: Unit) -> Decided:
+        return crossover([pair.pruned.sparsity or 0.0 for pair in run], gaps, names=_sides(run))
+
+    return _along(form, setting, variants, judged)
+
+
+def _along(
+    form: GrowsForm | CrossoverForm, setting: Setting, variants: Sequence[Trial], judged: JudgedRun
+) -> Decided:
+    """Each run judged on its differences: a row for each seed that all its pairs have, a column for each pair."""
     cells: dict[str, Decided] = {}
     for name, run in runs_of(form, variants).items():
-        gaps = [setting.pairs(pair.left, pair.right, form.value) for pair in run]
-        shared = sorted(set.intersection(*(set(gap.seeds) for gap in gaps)))
+        pairs = [setting.pairs(pair.left, pair.right, form.value) for pair in run]
+        shared = sorted(set.intersection(*(set(each.seeds) for each in pairs)))
         if len(shared) < setting.least:
-            cells[name] = _too_few(gaps[0].first(len(shared)), setting)
+            cells[name] = _too_few(pairs[0].first(len(shared)), setting)
             continue
-        table = [
-            [dict(zip(gap.seeds, gap.differences, strict=True))[seed] for gap in gaps] for seed in shared
-        ]
-        left, right = (_called(side, ("method", "intervention")) for side in (run[0].left, run[0].right))
-        at = [pair.pruned.sparsity or 0.0 for pair in run]
-        cells[name] = crossover(at, table, names=(left, right))
+        columns = [dict(zip(each.seeds, each.differences, strict=True)) for each in pairs]
+        gaps = [[column[seed] for column in columns] for seed in shared]
+        cells[name] = judged(run, shared, gaps, pairs[0].unit)
     return _whole(form, cells)
+
+
+def _sides(run: Sequence[Pairing]) -> tuple[str, str]:
+    left, right = (_called(side, ("method", "intervention")) for side in (run[0].left, run[0].right))
+    return left, right
 
 
 def bounded(form: BoundForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
