@@ -42,8 +42,8 @@ from disbud.models import build
 from disbud.seeds import generator
 
 SPARSITIES = (0.90, 0.95, 0.98, 0.99)
-# What was asked of each table, against dense float32 and dense bfloat16.
-ASKED = {
+# The goal of each table, against dense float32 and dense bfloat16.
+GOALS = {
     "vgg11": ((4.4, 6.5, 10.0, 12.0), (2.4, 3.6, 5.5, 6.8)),
     "resnet18": ((4.3, 6.0, 9.0, 11.0), None),
     "synflow": ((3.2, 4.6, 7.5, 12.0), (1.7, 2.4, 3.9, 6.2)),
@@ -58,7 +58,7 @@ def main() -> None:
     reader = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    reader.add_argument("tables", nargs="*", help=", ".join((*ASKED, "memory", "parts")))
+    reader.add_argument("tables", nargs="*", help=", ".join((*GOALS, "memory", "parts")))
     reader.add_argument("--pairs", type=int, default=7, help="how often each side runs")
     reader.add_argument("--calibrate", action="store_true")
     reader.add_argument("--peak-of", help=argparse.SUPPRESS)
@@ -75,7 +75,7 @@ def main() -> None:
     if asked.calibrate:
         calibrate()
         return
-    for name in asked.tables or (*ASKED, "memory", "parts"):
+    for name in asked.tables or (*GOALS, "memory", "parts"):
         print(f"\n{name}: {TABLES[name].__doc__}", flush=True)
         TABLES[name](asked.pairs)
     print(f"\nload when it ended: {os.getloadavg()[0]:.1f}")
@@ -236,8 +236,8 @@ def show(
     routes: dict[str, Run],
     pairs: int,
 ) -> None:
-    """One line of a table: the ratios of each route, and what was asked of the best."""
-    asked = dict(zip(("float32", "bfloat16"), ASKED[table], strict=True))
+    """One line of a table: the ratios of each route, and the goal of the best."""
+    asked = dict(zip(("float32", "bfloat16"), GOALS[table], strict=True))
     cells = []
     for route, run in routes.items():
         run()
