@@ -71,10 +71,7 @@ def compact(
     example = net.example()
     if example is None:
         raise DisbudError("compaction sends an input through the model: give --input-shape, as in 3x32x32")
-    built = net.build((loaded.origin.seed or 0) if seed is None else seed, weights)
-    loaded.check(built)
-    if weights is None and seed is None:
-        loaded.start_(built)
+    built = net.build_for(loaded, seed=seed, weights=weights)
     found = compacted(built, loaded, example=example)
     found.save(target)
     if onnx is not None:

@@ -78,10 +78,7 @@ def export(
     loaded = Ticket.load(ticket)
     shape = shape_of(input_shape)
     net = network(model, dataset=load_data(data) if data else None, classes=classes, input_shape=shape)
-    built = net.build((loaded.origin.seed or 0) if seed is None else seed, weights)
-    loaded.check(built)
-    if weights is None and seed is None:
-        loaded.start_(built)
+    built = net.build_for(loaded, seed=seed, weights=weights)
     report = _written(built, loaded, out, example=net.example(), to=to, values=values, name=name)
     sizes = _sizes(out, built)
     if common.json:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from disbud.data import Dataset
+    from disbud.ticket import Ticket
 
 _CLASSES, _SHAPE = 10, (3, 32, 32)
 
@@ -41,6 +42,14 @@ class Network:
             from disbud.cli.weights import load_weights
 
             load_weights(weights, model)
+        return model
+
+    def build_for(self, ticket: Ticket, *, seed: int | None, weights: Path | None) -> nn.Module:
+        """The network that a ticket is put on: weights of the file or the seed given, else those it starts from."""
+        model = self.build((ticket.origin.seed or 0) if seed is None else seed, weights)
+        ticket.check(model)
+        if weights is None and seed is None:
+            ticket.start_(model)
         return model
 
     def example(self) -> Tensor | None:

@@ -17,11 +17,11 @@ from disbud.sanity.checks import AS_IT_IS, Check, check_method, checks_for
 from disbud.sanity.findings import SanityCheck, summed_up
 from disbud.study import Engine, InProcess, Outcome, Pool, Progress, Seeds, Store, Trial, perform
 from disbud.study.datasets import loaded
+from disbud.study.specification.grid import CALIBRATION
 from disbud.study.tickets import network, ticket_of
 from disbud.ticket import Ticket
 from disbud.training.recipes import recipe_for
 
-CALIBRATION_SEEDS = (1001, 1002)  # the margin is found on seeds that are not judged
 _OTHER_BATCH = 10_000  # added to a seed, it draws another batch to prune with
 Tell = Callable[[float, str], None]
 
@@ -127,7 +127,7 @@ class _Runner:
     def margin(self) -> Margin:
         """From dense and uniformly random networks at seeds of their own."""
         names = ("dense", "uniform random")
-        trials = {seed: self._variants(Seeds.all(seed)) for seed in CALIBRATION_SEEDS}
+        trials = {seeds.init: self._variants(seeds) for seeds in CALIBRATION}
         self._do([variants[name] for variants in trials.values() for name in names])
         dense, random = (
             {seed: self._done[variants[name]].accuracy for seed, variants in trials.items()} for name in names
@@ -135,14 +135,7 @@ class _Runner:
         return calibrated_margin(dense, random)
 
     def _variants(self, seeds: Seeds) -> dict[str, Trial]:
-        base = Trial(
-            self._base.model,
-            self._base.data,
-            self._base.recipe,
-            self._base.method,
-            self._base.sparsity,
-            seeds=seeds,
-        )
+        base = replace(self._base, seeds=seeds)
         return {AS_IT_IS: base, **{check.name: check.trial(base) for check in self._checks}}
 
     def _do(self, trials: Sequence[Trial]) -> None:
