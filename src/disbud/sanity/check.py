@@ -98,6 +98,7 @@ class _Runner:
         self._base, self._checks, self._tell = base, checks, tell
         self._store, self._engine = store, engine
         self._done: dict[Trial, Outcome] = {}
+        self._redrawn: dict[int, Ticket] = {}
 
     def outcomes(self, seeds: int) -> dict[str, dict[int, Outcome]]:
         """By check and seed, for so many seeds."""
@@ -117,12 +118,11 @@ class _Runner:
         known = METHODS.get(parse(self._base.method).name)
         if known is not None and known.needs != "batches":
             return {}
-        found = {}
-        for seed in range(seeds):
+        for seed in range(len(self._redrawn), seeds):
             trial = replace(self._base, seeds=replace(Seeds.all(seed), mask=seed + _OTHER_BATCH))
             dataset = loaded(trial.data, trial.seeds.split)
-            found[seed] = ticket_of(trial, network(trial, dataset), dataset)
-        return found
+            self._redrawn[seed] = ticket_of(trial, network(trial, dataset), dataset)
+        return self._redrawn
 
     def margin(self) -> Margin:
         """From dense and uniformly random networks at seeds of their own."""

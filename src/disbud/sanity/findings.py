@@ -86,7 +86,7 @@ class SanityCheck:
     @property
     def trains(self) -> bool:
         """Whether the ticket as it is trains better than guessing, by more than the margin."""
-        return statistics.fmean(self.accuracies[AS_IT_IS]) > self.chance + self.margin.value
+        return _trains(self.accuracies[AS_IT_IS], self.chance, self.margin)
 
     def __getitem__(self, check: str) -> Row:
         """The row of a check."""
@@ -146,7 +146,7 @@ def summed_up(
         accuracy["dense"], accuracy["uniform random"], diverged=chance, names=("dense", "uniform random")
     )
     controls = positive_controls({"uniform random": gap}, margin=margin, looks=looks, better="dense")
-    trains = statistics.fmean(accuracy[AS_IT_IS].values()) > chance + margin.value
+    trains = _trains(accuracy[AS_IT_IS].values(), chance, margin)
     own = _tickets(outcomes[AS_IT_IS])
     rows = []
     for check in checks:
@@ -165,6 +165,10 @@ def summed_up(
     accuracies = {name: tuple(runs.values()) for name, runs in accuracy.items()}
     again = _shared(own, redrawn) if redrawn else None
     return SanityCheck(base, margin, controls, accuracies, tuple(rows), again, chance)
+
+
+def _trains(accuracies: Iterable[float], chance: float, margin: Margin) -> bool:
+    return statistics.fmean(accuracies) > chance + margin.value
 
 
 def _uninformative(judgement: Judgement) -> Judgement:
