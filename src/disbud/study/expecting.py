@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -30,31 +31,42 @@ class Expectations:
     def __init__(self, records: Iterable[Record]) -> None:
         self._seconds: dict[_Kind, list[float]] = defaultdict(list)
         self._memory: dict[_Kind, int] = {}
-        rates = []
+        self._rates: list[float] = []
         for record in records:
-            if not record.failed:
-                kind = _kind(record.trial)
-                self._seconds[kind].append(record.seconds)
-                self._memory[kind] = max(record.memory, self._memory.get(kind, 0))
-                rates.append(record.seconds / work(record.trial))
-        self._rate = statistics.median(rates) if rates else None
+            self.learn(record)
+
+    def learn(self, record: Record) -> None:
+        """Go by one record more."""
+        if record.failed:
+            return
+        kind = _kind(record.trial)
+        self._seconds[kind].append(record.seconds)
+        self._memory[kind] = max(record.memory, self._memory.get(kind, 0))
+        bisect.insort(self._rates, record.seconds / work(record.trial))
 
     def of(self, trial: Trial) -> Expected:
-        """Of one trial: the median of its kind; None where nothing of the kind was run."""
+        """The most that a trial of its kind has taken; None where none was run.
+
+        Not the median: a trial whose pre-training another one has done is no measure for one that has to do it.
+        """
         kind = _kind(trial)
-        known = self._seconds.get(kind)
-        return Expected(statistics.median(known) if known else None, self._memory.get(kind))
+        return Expected(max(self._seconds[kind], default=None), self._memory.get(kind))
 
     def seconds(self, trials: Sequence[Trial]) -> float | None:
         """Of all of them on one worker; what is of no known kind counts by its work. None where nothing is known."""
-        if trials and self._rate is None:
+        if trials and not self._rates:
             return None
         return sum(self.weight(trial) for trial in trials)
 
     def weight(self, trial: Trial) -> float:
         """By which trials are put in order: seconds, where anything is known, else work."""
-        known = self.of(trial).seconds
-        return work(trial) * (self._rate or 1.0) if known is None else known
+        known = self._seconds[_kind(trial)]
+        return statistics.median(known) if known else work(trial) * self._rate
+
+    @property
+    def _rate(self) -> float:
+        """The median seconds of a unit of work; 1 while nothing is known."""
+        return self._rates[len(self._rates) // 2] if self._rates else 1.0
 
 
 def longest_first(trials: Sequence[Trial], expectations: Expectations) -> list[Trial]:

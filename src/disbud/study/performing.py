@@ -125,7 +125,7 @@ def _run_missing(
     expectations = Expectations(store.all())
     failed = sum(record.failed for trial, record in known.items() if trial not in missing)
     done = len(wanted) - len(missing) - failed
-    counted = _Counted("trials", expectations.seconds, done=done, failed=failed, total=len(wanted), tell=tell)
+    counted = _Counted("trials", expectations, done=done, failed=failed, total=len(wanted), tell=tell)
     ordered = longest_first(list(missing), expectations)
     counted.waiting = dict.fromkeys(ordered)
     for trial, result, attempts in engine.run(run_here, ordered, expect=expectations.of, watch=counted.watch):
@@ -180,7 +180,7 @@ class _Counted:
     def __init__(
         self,
         what: str,
-        seconds: Callable[[Sequence[Trial]], float | None] | None,
+        expectations: Expectations | None,
         *,
         done: int,
         failed: int,
@@ -188,14 +188,14 @@ class _Counted:
         tell: Tell | None,
     ) -> None:
         self._so_far = Progress(what, done, failed, total)
-        self._seconds, self._tell = seconds, tell
+        self._expectations, self._tell = expectations, tell
         self.waiting: dict[Trial, None] = {}  # not over yet
 
     def watch(self, running: Sequence[Running[Trial]]) -> None:
         """Tell what is under way."""
         if self._tell is None:
             return
-        left = None if self._seconds is None else self._seconds(list(self.waiting))
+        left = None if self._expectations is None else self._expectations.seconds(list(self.waiting))
         if left is not None:
             workers, spent = max(1, len(running)), sum(seconds for _, seconds in running)
             left = max(0.0, left - spent) / workers
@@ -210,6 +210,8 @@ class _Counted:
     def over(self, trial: Trial, record: Record, *, failed: bool) -> None:
         """Tell that one more is in the store."""
         self.waiting.pop(trial, None)
+        if self._expectations is not None:
+            self._expectations.learn(record)
         so_far = self._so_far
         self._so_far = replace(
             so_far,
