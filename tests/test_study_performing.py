@@ -271,7 +271,9 @@ def test_long_trials_begin_first() -> None:
     known = Expectations(
         [slow, dataclasses.replace(slow, seconds=101.0), Record(long, "2", error="died", seconds=1e6)]
     )
-    assert known.of(short.with_seed(8)).seconds == 101.0  # the longest: who hangs is told from who trains more
+    assert (
+        known.of(short.with_seed(8)).seconds == 101.0
+    )  # the longest: who hangs is told from who trains more
     assert known.of(short).memory == 7
     assert known.of(long).seconds is None
     assert longest_first([short, long], known) == [long, short]  # by its work, at the rate of the other

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     )
     from disbud.acceleration.accelerate import accelerate
     from disbud.acceleration.accelerated import Accelerated
+    from disbud.acceleration.routes import Bench, bench
     from disbud.compaction import Compacted, compact
     from disbud.diagnosis.doctor import doctor
     from disbud.errors import DisbudError, TicketError
     from disbud.graph import Layer, prunable
     from disbud.methods.catalogue import method
     from disbud.origin import Origin
-    from disbud.pruning import prune, scores
+    from disbud.pruning.prune import prune, scores
     from disbud.sanity import sanity_check
     from disbud.study import Study
     from disbud.ticket import Ticket
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Accelerated": "acceleration",
+    "Bench": "acceleration",
     "Compacted": "compaction",
     "DisbudError": "errors",
     "Layer": "graph",
@@ -52,6 +54,7 @@ _HOMES = {
     "Ticket": "ticket",
     "TicketError": "errors",
     "accelerate": "acceleration",
+    "bench": "acceleration",
     "compact": "compaction",
     "doctor": "diagnosis",
     "method": "methods.catalogue",
@@ -69,6 +72,7 @@ _PACKAGES = (
 
 __all__ = [
     "Accelerated",
+    "Bench",
     "Compacted",
     "DisbudError",
     "Layer",
@@ -80,6 +84,7 @@ __all__ = [
     "TicketError",
     "accelerate",
     "acceleration",
+    "bench",
     "claims",
     "compact",
     "compaction",

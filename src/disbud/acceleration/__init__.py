@@ -3,5 +3,6 @@
 from disbud.acceleration.accelerate import accelerate
 from disbud.acceleration.accelerated import Accelerated
 from disbud.acceleration.explaining import Explanation, LayerRow
+from disbud.acceleration.routes import Bench, Route, Timing, bench
 
-__all__ = ["Accelerated", "Explanation", "LayerRow", "accelerate"]
+__all__ = ["Accelerated", "Bench", "Explanation", "LayerRow", "Route", "Timing", "accelerate", "bench"]

@@ -19,6 +19,7 @@ from disbud.acceleration.weights import (
     thinned_state,
     widen,
 )
+from disbud.acceleration.worth import is_worth_training
 from disbud.compaction import Compacted
 from disbud.errors import DisbudError
 from disbud.isolation import Example
@@ -81,6 +82,19 @@ class Accelerated(nn.Module):
         {'0.weight': 'sparse'}
         """
         return MappingProxyType({name: layer.kernel for name, layer in self._layers.items()})
+
+    @property
+    def is_worth_training(self) -> bool:
+        """Whether the cost model expects a training step to be shorter than the dense model's own.
+
+        >>> import disbud, torch
+        >>> from disbud.acceleration import accelerate
+        >>> model = disbud.models.build("lenet-300-100", input_shape=(1, 8, 8))
+        >>> ticket = disbud.prune(model, "magnitude", sparsity=0.9)
+        >>> accelerate(model, ticket, example=torch.zeros(64, 1, 8, 8), plan="model").is_worth_training
+        False
+        """
+        return is_worth_training(self._layers.values())
 
     def explain(self, *, on: Example | None = None) -> Explanation:
         """Layer by layer which kernel runs and why; with a batch to run `on`, also how long it takes.

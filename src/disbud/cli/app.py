@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from disbud.cli import show
+from disbud.cli.benching import bench
 from disbud.cli.compacting import compact
 from disbud.cli.comparing import compare
 from disbud.cli.doctoring import doctor
@@ -40,6 +41,7 @@ _GROUPS: dict[Group, tuple[Callable[..., int] | App, ...]] = {
         doctor,
         train,
         compact,
+        bench,
         export,
         compare,
         sanity,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from disbud.errors import DisbudError
 from disbud.seeds import derive
+from disbud.training.accelerating import accelerated
 from disbud.training.batches import Feed, epoch_batches, order_of
 from disbud.training.checkpoint import Checkpoint, Position, identity
 from disbud.training.evaluation import checked_logits, evaluate_feed, the_device
@@ -55,6 +55,9 @@ def train(
     the file exists the run goes on from it, and ends with the same bits as one that was never stopped; a
     file of another run is refused. A loss that is no longer finite ends the run, and the result says where.
 
+    A recipe with accelerate="auto" trains a ticket by sparse kernels where that is estimated to be faster; the
+    result says whether it was done (`by_kernels`).
+
     A last batch of a single example is left out of its epoch, since BatchNorm cannot take it.
 
     >>> import disbud
@@ -78,9 +81,12 @@ def train(
     file = None
     if checkpoint is not None:
         file = Checkpoint(checkpoint, identity(model, dataset, ticket=ticket, recipe=recipe, seed=seed))
-    with around(model, seed=seed, device=the_device(model), recipe=recipe):
+    with (
+        around(model, seed=seed, device=the_device(model), recipe=recipe),
+        accelerated(model, ticket, recipe=recipe, dataset=dataset) as fast,
+    ):
         run = _Run(
-            model,
+            model if fast is None else fast,
             dataset,
             recipe=recipe,
             seed=seed,
@@ -88,7 +94,9 @@ def train(
             checkpoint_every=checkpoint_every,
             progress=progress,
         )
-        with sparse(model, ticket, run.optimizer) if ticket is not None else contextlib.nullcontext():
+        if ticket is None or fast is not None:  # sparse kernels hold nothing that is off the ticket
+            return run.result(by_kernels=fast is not None)
+        with sparse(model, ticket, run.optimizer):
             return run.result()
 
 
@@ -125,14 +133,14 @@ class _Run:
         self.most_held = 1 if self.device.type == "cpu" else _LOSSES_HELD
         self.position = Position()
 
-    def result(self) -> Result:
+    def result(self, *, by_kernels: bool = False) -> Result:
         """Run to the end, from the checkpoint if there is one."""
         try:
-            return self._result()
+            return self._result(by_kernels=by_kernels)
         finally:
             self.optimizer.zero_grad()
 
-    def _result(self) -> Result:
+    def _result(self, *, by_kernels: bool) -> Result:
         if self.file is not None:
             self.position = self.file.restore(self.model, self.optimizer) or self.position
         self.clock = time.perf_counter()
@@ -150,6 +158,7 @@ class _Run:
             diverged=self.diverged,
             seconds=position.seconds,
             images_per_second=position.images / max(position.training_seconds, 1e-9),
+            by_kernels=by_kernels,
         )
 
     def _steps(self) -> None:

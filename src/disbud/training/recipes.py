@@ -15,12 +15,16 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "step")
 AUGMENTATIONS = ("none", "flip", "crop-flip")
 PRECISIONS = ("fp32", "bf16")
+ACCELERATIONS = ("off", "auto")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "augment": AUGMENTATIONS,
     "precision": PRECISIONS,
+    "accelerate": ACCELERATIONS,
 }
+# Settings that came after results were first kept: at these values they are no part of an identity.
+_ADDED: dict[str, Json] = {"accelerate": "off"}
 
 
 def _whole(key: str, value: object) -> int:
@@ -72,8 +76,9 @@ class Recipe:
     of its height, black around it (4 pixels of 32, as the papers do). `label_smoothing` changes what is
     descended, not the losses that are reported. `precision` "bf16" is autocast: the weights stay float32.
     `channels_last` is a memory order: weights keep their values, and are put back as they lay. `clip_norm`
-    bounds the norm of all gradients together. `revision` rises when training by an unchanged recipe comes
-    to give other numbers.
+    bounds the norm of all gradients together. `accelerate` "auto" trains tickets on the CPU by sparse kernels
+    where a cost model says that this is faster: the same steps, but for rounding. `revision` rises when
+    training by an unchanged recipe comes to give other numbers.
 
     >>> from disbud.training import Recipe
     >>> Recipe(epochs=2, lr=0.05).learning_rate(step=0, steps_per_epoch=10)
@@ -96,6 +101,7 @@ class Recipe:
     precision: str = "fp32"
     channels_last: bool = False
     clip_norm: float | None = None
+    accelerate: str = "off"
     revision: int = 1
     name: str = field(default="", compare=False)
     summary: str = field(default="", compare=False)
@@ -149,7 +155,7 @@ class Recipe:
         >>> RECIPES["su2020"].changed(epochs=16).milestones
         (8.0, 12.0)
         """
-        known = [name for name in self.to_json() if name != "revision"]
+        known = [name for name in self._settings() if name != "revision"]
         for key in settings:
             if key not in known:
                 raise unknown_name("setting of a recipe called", key, known)
@@ -166,17 +172,20 @@ class Recipe:
 
     def to_json(self) -> dict[str, Json]:
         """Every setting that shapes the numbers, each of one type: what identities are made of."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
-        return {**values, "milestones": list(self.milestones)}
+        return {key: value for key, value in self._settings().items() if (key, value) not in _ADDED.items()}
 
     def __str__(self) -> str:
         base = RECIPES.get(self.name)
-        mine = {key: value for key, value in self.to_json().items() if key != "revision"}
+        mine = {key: value for key, value in self._settings().items() if key != "revision"}
         if base is None:
             return ",".join(f"{key}={_written(value)}" for key, value in mine.items())
-        theirs = base.to_json()
+        theirs = base._settings()
         changes = [f"{key}={_written(value)}" for key, value in mine.items() if value != theirs[key]]
         return self.name + (":" + ",".join(changes) if changes else "")
+
+    def _settings(self) -> dict[str, Json]:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
+        return {**values, "milestones": list(self.milestones)}
 
     def _set(self, key: str, value: float) -> None:
         object.__setattr__(self, key, value)

@@ -75,7 +75,8 @@ class Result:
 
     `accuracy` and `loss` are the test accuracy and cross-entropy after the last epoch, not the best ones;
     they are nan for a run that diverged, and `diverged` says where. `seconds` counts the whole run, over
-    all its resumptions; `images_per_second` the training steps alone.
+    all its resumptions; `images_per_second` the training steps alone. `by_kernels` says whether sparse kernels
+    trained it.
 
     >>> import disbud
     >>> from disbud.models import build
@@ -93,6 +94,7 @@ class Result:
     diverged: Divergence | None = None
     seconds: float = field(default=0.0, compare=False)
     images_per_second: float = field(default=0.0, compare=False)
+    by_kernels: bool = field(default=False, compare=False)
 
     @property
     def accuracy(self) -> float:
@@ -116,6 +118,7 @@ class Result:
             "diverged": _row(asdict(self.diverged)) if self.diverged else None,
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
+            "by_kernels": self.by_kernels,
         }
 
     def __str__(self) -> str:
@@ -131,7 +134,8 @@ class Result:
             f"  {row.test_accuracy:>8.2%}  {row.lr:>8.3g}"
             for row in _spread(self.curve)
         ]
-        return "\n".join([*lines, f"{self.seconds:.1f} s, {self.images_per_second:,.0f} images/s"])
+        how = ", by sparse kernels" if self.by_kernels else ""
+        return "\n".join([*lines, f"{self.seconds:.1f} s, {self.images_per_second:,.0f} images/s{how}"])
 
 
 def _spread(curve: tuple[Epoch, ...], most: int = 8) -> list[Epoch]:
