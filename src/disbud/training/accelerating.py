@@ -25,8 +25,8 @@ def accelerated(
 ) -> Iterator[nn.Module | None]:
     """The model on the ticket made of sparse kernels, to be trained in the block; None where the dense one is to be.
 
-    That is where the recipe does not ask or is for bfloat16, nothing is pruned, the model is not on the CPU or cannot be followed, or the
-    cost model expects no gain. However the block ends, the model has the weights that were trained in it.
+    That is where the recipe does not ask or is for bfloat16, nothing is pruned, the model is not on the CPU or cannot
+    be followed, or the cost model expects no gain. However the block ends, the model has the weights trained in it.
     """
     asked = recipe.accelerate == "auto" and recipe.precision == "fp32"
     if not asked or ticket is None or the_device(model).type != "cpu":
