@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import disbud
+from disbud.seeds import generator
 
 
 def largest(model: nn.Module, batches: object) -> dict[str, Tensor]:
@@ -61,6 +62,13 @@ def changes_the_model(model: nn.Module, batches: object) -> dict[str, Tensor]:
 def one_class() -> disbud.data.Dataset:
     split = disbud.data.Split(torch.zeros(60, 1, 8, 8, dtype=torch.uint8), torch.zeros(60, dtype=torch.int64))
     return disbud.data.Dataset.of("zeros", train=split, test=split, class_names=("zero", "one"))
+
+
+def one_rare_class() -> disbud.data.Dataset:
+    labels = torch.arange(120) % 2
+    labels[:8] = 2
+    images = torch.randint(0, 255, (120, 1, 8, 8), generator=generator(0, "rare"), dtype=torch.uint8)
+    return disbud.data.from_tensors(images, labels, name="rare")
 
 
 def square(x: int) -> int:

@@ -230,3 +230,23 @@ def test_data_of_one_class_tell_nothing(tmp_path: Path) -> None:
             margin=0.01,
             store=tmp_path,
         )
+
+
+def test_a_class_with_fewer_examples_than_asked_is_said_before_any_training(tmp_path: Path) -> None:
+    """Pruning takes what there is, with a warning; a check would compare tickets of unequal evidence."""
+
+    def check(method: str) -> disbud.sanity.SanityCheck:
+        return disbud.sanity_check(
+            "lenet-300-100", method, "own_methods:one_rare_class", sparsity=0.9, recipe=QUICK, seeds=3, workers=1,
+            store=tmp_path,
+        )  # fmt: skip
+
+    with (
+        mock.patch("disbud.study.running.train", side_effect=AssertionError("trained")),
+        pytest.raises(
+            DisbudError,
+            match=r"snip on rare.*fewer than 10 examples \(class 2 has \d\); ask for fewer, as in",
+        ),
+    ):
+        check("snip")
+    assert check("snip:examples_per_class=2").seeds == 3

@@ -25,6 +25,10 @@ _PATIENCE = 100
 _ENDLESS = 100_000
 
 
+class TooFewExamples(UserWarning):
+    """Some class of the data has fewer examples than a method asks of each."""
+
+
 @dataclass
 class Evidence:
     """Batches for scoring: (x, y) data yields the first `examples_per_class` of each class, other data all of it.
@@ -146,6 +150,7 @@ def _first_of_each_class(
         warnings.warn(
             f"{len(short)} of {len(counts)} classes have fewer than {wanted} examples "
             f"(class {short[0]} has {counts[short[0]]}); all of theirs are used",
+            TooFewExamples,
             stacklevel=2,
         )
 

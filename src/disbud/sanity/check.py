@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from disbud.claims import Looks, Margin, Verdict, calibrated_margin
 from disbud.data import Dataset
 from disbud.errors import DisbudError
 from disbud.methods.catalogue import CATALOGUE as METHODS
+from disbud.methods.evidence import TooFewExamples
 from disbud.sanity.checks import AS_IT_IS, Check, check_method, checks_for
 from disbud.sanity.findings import SanityCheck, summed_up
 from disbud.study import Engine, InProcess, Outcome, Pool, Progress, Seeds, Store, Trial, perform
@@ -161,7 +163,19 @@ def _try(base: Trial, checks: Sequence[Check]) -> None:
     for trial in (base, *(check.trial(base) for check in checks)):
         known = METHODS.get(parse(trial.method).name)
         if trial.sparsity is not None and not (known is not None and known.trains):
-            ticket_of(trial, network(trial, dataset), dataset)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", TooFewExamples)
+                try:
+                    ticket_of(trial, network(trial, dataset), dataset)
+                except TooFewExamples as warning:
+                    raise DisbudError(_too_few(trial, dataset, warning)) from None
+
+
+def _too_few(trial: Trial, dataset: Dataset, warning: TooFewExamples) -> str:
+    which = "" if trial.intervention is None else f" with {trial.intervention}"
+    said = str(warning).partition(";")[0]
+    method = parse(trial.method).name
+    return f"{method} on {dataset.name}{which}: {said}; ask for fewer, as in {method}:examples_per_class=2"
 
 
 def _check_labels(dataset: Dataset) -> None:
