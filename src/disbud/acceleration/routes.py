@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from disbud.acceleration.accelerate import accelerate
-from disbud.compaction import compact
+from disbud.compaction import Compacted, compact
 from disbud.errors import DisbudError
-from disbud.isolation import Example, bare, forward, leaves
+from disbud.isolation import Example, bare, device_of, forward, leaves
 from disbud.measures import cost
 from disbud.origin import Json
-from disbud.seeds import generator
+from disbud.seeds import generator, global_streams
 from disbud.ticket import Ticket
 
 DENSE, DENSE_BF16 = "dense", "dense bfloat16"
@@ -123,11 +124,14 @@ def bench(
     ticket.check(model)
     if rounds < 1:
         raise DisbudError(f"rounds={rounds} is how often each route is timed: a number of at least 1")
-    full = copy.deepcopy(model)
+    device = device_of(model)
+    if device is None:
+        raise DisbudError("the model has no parameters, or has them on several devices; it must be on one")
+    full = copy.deepcopy(model).cpu()
     ticket.apply_(full)
-    inputs = [leaf for leaf in leaves(example) if isinstance(leaf, Tensor)]
-    if not inputs or not inputs[0].dim():
-        raise DisbudError("the example has no tensor with a row for each input of the batch")
+    example = _each_tensor(example, lambda leaf: leaf.cpu())
+    _settle(full, example)
+    batch = _batch(example)
     small = _compacted(full, ticket, example)
     timings: dict[str, Mapping[str, Timing]] = {}
     refused: dict[str, str | None] = {}
@@ -138,7 +142,7 @@ def bench(
                 progress((place + fraction) / len(_WHATS), f"{what}: {route}")
 
         tell(0.0, "making networks ready")
-        ways = _ways(full, small, ticket, example, what=what, compiled=compiled)
+        ways = _ways(full, small, ticket, example, device=device, what=what, compiled=compiled)
         refused |= {way.name: way.refused for way in ways}
         timings[what] = _timed(ways, rounds, tell)
     return Bench(
@@ -147,9 +151,16 @@ def bench(
             for name, why in refused.items()
         ),
         _multiply_adds_left(full, ticket, example),
-        batch=len(inputs[0]),
+        batch=batch,
         threads=torch.get_num_threads(),
     )
+
+
+def _batch(example: Example) -> int:
+    inputs = [leaf for leaf in leaves(example) if isinstance(leaf, Tensor)]
+    if not inputs or not inputs[0].dim():
+        raise DisbudError("the example has no tensor with a row for each input of the batch")
+    return len(inputs[0])
 
 
 # The ways
@@ -165,45 +176,82 @@ class _Way:
     refused: str | None = None
 
 
-def _compacted(model: nn.Module, ticket: Ticket, example: Example) -> nn.Module | str:
+@torch.no_grad()
+def _settle(model: nn.Module, example: Example) -> None:
+    """Give BatchNorm the statistics of the example.
+
+    With those of an untrained network, activations of a sparse one fade by the layer, down to numbers so small that a
+    processor takes tens of times as long over each.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [module.momentum for module in norms]
+    for module in norms:
+        module.reset_running_stats()
+        module.momentum = None  # the plain mean of what is seen
+    with global_streams(0, "bench"):
+        forward(model.train(), _noise(example))
+    for module, momentum in zip(norms, momenta, strict=True):
+        module.momentum = momentum
+
+
+def _compacted(model: nn.Module, ticket: Ticket, example: Example) -> Compacted | str:
+    """The network without dead channels, or why there is none; two rows are enough to follow it by."""
+    batch = _batch(example)
+    few = _each_tensor(example, lambda leaf: leaf[:2] if leaf.dim() and len(leaf) == batch else leaf)
     try:
-        return compact(model, ticket, example=example).model
+        return compact(model, ticket, example=few)
     except DisbudError as error:
         return str(error)
 
 
 def _ways(
-    model: nn.Module, small: nn.Module | str, ticket: Ticket, example: Example, *, what: str, compiled: bool
+    model: nn.Module,
+    small: Compacted | str,
+    ticket: Ticket,
+    example: Example,
+    *,
+    device: torch.device,
+    what: str,
+    compiled: bool,
 ) -> list[_Way]:
     make = _step if what == "step" else _pass
-    given = _noise(example)
-    ways = _torchs(DENSE, model, given, make, compiled=compiled)
+    given = _each_tensor(_noise(example), lambda leaf: leaf.to(device))
+    ways = _torchs(DENSE, model, given, make, device=device, compiled=compiled)
     if isinstance(small, str):
         ways.append(_Way("compact", refused=small))
     else:
-        ways += _torchs("compact", small, given, make, compiled=compiled)
-    for name, first in (("sparse", False), ("sparse compact", True)):
+        ways += _torchs("compact", small.model, given, make, device=device, compiled=compiled)
+    if device.type != "cpu":
+        return ways
+    sparse = {"sparse": (model, ticket)}
+    if not isinstance(small, str):
+        sparse["sparse compact"] = (small.model, small.ticket)
+    for name, (net, its_ticket) in sparse.items():
         try:
-            fast = accelerate(model, ticket, example=example, for_training=what == "step", compact=first)
+            fast = accelerate(net, its_ticket, example=example, for_training=what == "step")
             ways.append(_Way(name, make(fast, given, torch.float32)))
         except DisbudError as error:
             ways.append(_Way(name, refused=str(error)))
     return ways
 
 
-def _torchs(name: str, model: nn.Module, given: Example, make: Make, *, compiled: bool) -> list[_Way]:
+def _torchs(
+    name: str, model: nn.Module, given: Example, make: Make, *, device: torch.device, compiled: bool
+) -> list[_Way]:
     """torch's own code in both types, each in the faster memory format, and compiled besides."""
     has_images = any(leaf.dim() == 4 for leaf in leaves(given) if isinstance(leaf, Tensor))
     forms: list[str | None] = list(_FORMATS) if has_images else [None]
     ways = []
     for suffix, dtype in (("", torch.float32), (" bfloat16", torch.bfloat16)):
-        nets = {form: (_laid(model, form), _laid_out(given, form)) for form in forms}
+        nets = {form: (_laid(model, form).to(device), _laid_out(given, form)) for form in forms}
         runs = {form: make(net, x, dtype) for form, (net, x) in nets.items()}
         best = _fastest(runs) if len(runs) > 1 else forms[0]
         ways.append(_Way(name + suffix, runs[best], best))
         if compiled:
             net, x = nets[best]
-            ways.append(_Way(f"{name}{suffix}, compiled", make(_compiled(net), x, dtype), best))
+            ways.append(
+                _Way(f"{name}{suffix}, compiled", make(_compiled(copy.deepcopy(net)), x, dtype), best)
+            )
     return ways
 
 
@@ -255,7 +303,7 @@ def _noise(example: Example) -> Example:
     def noisy(leaf: Tensor) -> Tensor:
         if not leaf.is_floating_point():
             return leaf
-        return torch.randn(leaf.shape, generator=generator(0, "bench"), dtype=leaf.dtype).to(leaf.device)
+        return torch.randn(leaf.shape, generator=generator(0, "bench"), dtype=leaf.dtype)
 
     return _each_tensor(example, noisy)
 
