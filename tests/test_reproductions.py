@@ -16,6 +16,7 @@ from disbud.reproductions import CATALOGUE, SIZES, reproduction, robust
 from disbud.reproductions.depth import densities_fall
 from disbud.reproductions.distributions import Kept, distance, kept_weights
 from disbud.reproductions.immunity import gaussian_ratio
+from disbud.reproductions.order import changes_places
 from disbud.study import Frame, InProcess, Record, Seeds, Study, Trial
 from disbud.study.deciding import Setting
 from disbud.study.specification.forms import FunctionForm
@@ -134,6 +135,39 @@ def test_densities_that_fall_with_depth_are_told_from_those_that_rise() -> None:
 
 
 @pytest.mark.slow
+# Places
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_methods_change_places_at_equal_effective_sparsity_or_do_not(swaps: bool) -> None:
+    """Accuracy is 1 - .1 x for both, x the orders of magnitude of what is effective; "snip" wastes half of its weights.
+
+    Asked alike, SynFlow is ahead by .1 log10(2); by what is effective they are equal, and a bonus decides who leads.
+    """
+    base = Trial("lenet-300-100", "digits", "digits")
+    bonus = 0.01 if swaps else -0.01
+    found = []
+    for method, waste, extra in (("snip", 0.5, bonus), ("synflow", 1.0, 0.0)):
+        for sparsity in (0.9, 0.98, 0.995):
+            for seed in range(6):
+                density = (1 - sparsity) * waste
+                accuracy = 1 + 0.1 * math.log10(density) + extra + 1e-4 * math.sin(7 * seed + len(method))
+                trial = Trial(base.model, base.data, base.recipe, method, sparsity, seeds=Seeds.all(seed))
+                measures = {
+                    "paths": {"columns": [], "rows": [], "summary": {"effective_sparsity": 1 - density}}
+                }
+                found.append(Record(trial, f"{method}{sparsity}{seed}", accuracy=accuracy, measures=measures))
+    setting = Setting(Frame(tuple(found), {Seeds.all(i): i for i in range(6)}), given=0.002)
+    decided = changes_places(NO_FORM, setting, list(setting.frame.variants))
+    assert decided.verdict is (Verdict.SUPPORTED if swaps else Verdict.CONTRADICTED)
+    cells = decided.results  # type: ignore[attr-defined]
+    assert list(cells) == ["snip before synflow, then after", "synflow before snip, then after"]
+    at_equal = cells["synflow before snip, then after"].results["effective"]
+    assert (at_equal.interval.low + at_equal.interval.high) / 2 == pytest.approx(bonus, abs=3e-4)
+    with pytest.raises(DisbudError, match="from 99% on"):
+        changes_places(NO_FORM, setting, [v for v in setting.frame.variants if (v.sparsity or 0) < 0.99])
+
+
 @pytest.mark.parametrize(
     ("claim", "verdict"),
     [
