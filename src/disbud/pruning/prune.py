@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,21 +10,26 @@ from torch import Tensor, nn
 
 from disbud.catalogue import Value, find
 from disbud.errors import DisbudError
-from disbud.graph import Chosen, Layer, prunable
+from disbud.graph import Chosen, prunable
 from disbud.isolation import Example, bare, isolated
-from disbud.methods.catalogue import CATALOGUE, Method
-from disbud.methods.evidence import Evidence, Loss, cross_entropy
+from disbud.methods.catalogue import CATALOGUE
+from disbud.methods.evidence import Loss
 from disbud.methods.scoring import Scoring
 from disbud.origin import Origin
-from disbud.parameters import canonical, fingerprint, parameters
-from disbud.pruning.grouped import masks_by_groups, record
+from disbud.parameters import fingerprint
+from disbud.pruning.effective import at_effective, check_count
 from disbud.pruning.plan import as_json, plan_of
-from disbud.pruning.rounds import masks_of
+from disbud.pruning.scored import Made, by_scores
+from disbud.pruning.sources import (
+    check_sparsity_given,
+    check_values,
+    evidence_of,
+    example_of,
+    scoring_of,
+)
 from disbud.pruning.trained import Descent, HowToTrain, by_training, layers_of
-from disbud.seeds import generator, global_streams
 from disbud.selection import (
     Densities,
-    check_sparsity,
 )
 from disbud.ticket import Ticket
 from disbud.ticket_file import start_of
@@ -57,6 +60,7 @@ def prune(
     batch_norm: str | None = None,
     granularity: str = "weight",
     aggregate: str = "sum-of-abs",
+    count: str = "kept",
     include: Chosen | None = None,
     exclude: Chosen | None = None,
     examples_per_class: int | None = 10,
@@ -82,8 +86,10 @@ def prune(
     `granularity` of "kernel", "channel" or n of every m inputs ("2:4"), whole groups are ranked, by the sum of their
     weights' scores or, with aggregate="abs-of-sum", by the absolute value of the sum before signs are dropped; as many
     stay as the count allows, and the origin says how many weights that is. Channels that an addition joins go together,
-    which needs an `example`. Further settings are the method's
-    own: `disbud methods` lists them.
+    which needs an `example`. `count="effective"` counts only weights on a path from input to output, for comparisons at
+    equal effective sparsity (Vysogorets & Kempe 2023): it prunes again and again, keeping more, until as many weights
+    are effective as the sparsity says; it needs an `example` or (x, y) batches. Further settings are the method's own:
+    `disbud methods` lists them.
 
     A method that trains (`disbud methods` says which) needs `data`, a `disbud.data.Dataset`, and trains copies of the
     model by the `recipe` (else the data set's own), as `disbud.train` would with the same seed. What it trains is kept
@@ -103,11 +109,14 @@ def prune(
     (25, 250)
     """
     entry = find("method", method, CATALOGUE)
-    _check_sparsity_given(sparsity, densities)
+    check_sparsity_given(sparsity, densities)
     inner = bare(model)
     how = HowToTrain(data, recipe, train, checkpoint, progress).checked(entry)
     layers = layers_of(inner, how, include=include, exclude=exclude, example=example)
-    example = _example(entry, example, batches, seed, granularity)
+    check_count(count, entry, batches)
+    example = example_of(
+        entry, example, batches, seed, always=granularity == "channel" or count == "effective"
+    )
     plan = plan_of(
         entry, inner, settings, densities=densities, rounds=rounds, schedule=schedule, keep=keep, regrowth=regrowth,
         batch_norm=batch_norm, granularity=granularity, aggregate=aggregate,
@@ -115,36 +124,32 @@ def prune(
     start = None
     if entry.trains:
         how.check_no_scores(batches=batches, loss=loss, batch_norm=batch_norm, regrowth=regrowth)
-        _check_values(inner, layers)
+        check_values(inner, layers)
         by_rounds = rounds is not None or schedule is not None
         descent = Descent.of(plan, layers, sparsity, asked="per_level" in settings, by_rounds=by_rounds)
         found, resolved = by_training(plan, descent, inner, how, seed=seed)
-        masks, start, looked_at = found.masks, start_of(found.start), how.evidence()
+        made, start = Made(found.masks, resolved, how.evidence()), start_of(found.start)
     else:
-        evidence = _evidence(entry, batches, examples_per_class, batch_size, plan.rounds)
-        scoring = _scoring(
-            entry.name, inner, layers, evidence=evidence, loss=loss, example=example, seed=seed
-        )
-        with isolated(inner, seed=seed, batch_norm=plan.batch_norm):
-            masks = (masks_by_groups if plan.by_groups else masks_of)(plan, scoring, sparsity)
-        was_read = evidence is not None and evidence.batches > 0  # a construction may look at data, or not
-        looked_at = evidence.summary() if evidence is not None and was_read else None
-        resolved = plan.to_json() | ({} if not was_read else {
-            "examples_per_class": examples_per_class, "batch_size": batch_size, "loss": as_json(loss or cross_entropy),
-        })  # fmt: skip
-        if plan.granularity.kind != "weight":
-            resolved |= record(plan, layers, sparsity, masks)
+
+        def make(sparsity: float | None) -> Made:
+            evidence = evidence_of(entry, batches, examples_per_class, batch_size, plan.rounds)
+            return by_scores(
+                plan, inner, layers, sparsity, evidence=evidence, loss=loss, example=example, seed=seed
+            )
+
+        by_paths = count == "effective"
+        made = at_effective(make, inner, layers, sparsity, example) if by_paths else make(sparsity)
     parents = (plan.densities.origin,) if isinstance(plan.densities, Ticket) else ()
     origin = Origin(
         entry.name,
-        settings=resolved | {"include": as_json(include), "exclude": as_json(exclude)},
+        settings={**made.settings, "include": as_json(include), "exclude": as_json(exclude)},
         sparsity=None if sparsity is None else float(sparsity),
         seed=seed,
-        evidence=looked_at,
+        evidence=made.evidence,
         fingerprint=fingerprint(inner),
         parents=parents,
     )
-    return Ticket(masks, origin, start)
+    return Ticket(made.masks, origin, start)
 
 
 def scores(
@@ -185,10 +190,10 @@ def scores(
         )
     inner = bare(model)
     layers = prunable(inner, include=include, exclude=exclude, example=example)
-    example = _example(entry, example, batches, seed)
+    example = example_of(entry, example, batches, seed)
     plan = plan_of(entry, inner, settings, batch_norm=batch_norm)
-    evidence = _evidence(entry, batches, examples_per_class, batch_size, 1)
-    scoring = _scoring(entry.name, inner, layers, evidence=evidence, loss=loss, example=example, seed=seed)
+    evidence = evidence_of(entry, batches, examples_per_class, batch_size, 1)
+    scoring = scoring_of(entry.name, inner, layers, evidence=evidence, loss=loss, example=example, seed=seed)
     if ticket is not None:
         ticket.check(inner)
         scoring.masks = {
@@ -210,92 +215,3 @@ def _full(score: Tensor, scoring: Scoring, name: str, *, regrowth: bool) -> Tens
     if score.shape == mask.shape:
         return score.masked_fill(~mask, 0)
     return torch.zeros_like(mask, dtype=score.dtype).masked_scatter_(mask, score)
-
-
-def _check_sparsity_given(sparsity: float | None, densities: Densities | None) -> None:
-    if sparsity is None:
-        if not isinstance(densities, Ticket):
-            raise DisbudError("give a sparsity, the fraction of weights to remove, as in sparsity=0.98")
-        return
-    check_sparsity(sparsity)
-    if 0 < sparsity <= 0.1:
-        warnings.warn(
-            f"sparsity={sparsity:g} removes {sparsity:.2%} of the weights; to keep {sparsity:.2%} of them give "
-            f"sparsity={1 - sparsity:g}",
-            stacklevel=3,
-        )
-
-
-def _evidence(
-    entry: Method,
-    batches: Iterable[object] | None,
-    examples_per_class: int | None,
-    batch_size: int,
-    rounds: int,
-) -> Evidence | None:
-    if entry.needs != "batches" and (batches is None or not entry.construction):
-        return None
-    if batches is None:
-        raise DisbudError(
-            f"{entry.name} looks at data: give batches=..., an iterable of batches such as a DataLoader; "
-            "(x, y) pairs need no loss"
-        )
-    return Evidence(batches, examples_per_class, batch_size, rounds)
-
-
-def _example(
-    entry: Method,
-    example: Example | None,
-    batches: Iterable[object] | None,
-    seed: int,
-    granularity: str = "weight",
-) -> Example | None:
-    """The input whose shape is needed: where only (x, y) batches are given, the first x.
-
-    Channels need one too; but a method that looks at data must not lose the first batch of an iterator.
-    """
-    looks = entry.needs == "example" or (granularity == "channel" and not isinstance(batches, Iterator))
-    if example is not None or not looks or batches is None:
-        return example
-    with global_streams(seed, "example"):  # a loader draws from them
-        first = next(iter(batches), None)
-    pair = isinstance(first, tuple | list) and len(first) == 2
-    return first[0] if pair and isinstance(first[0], Tensor) else None  # type: ignore[index]
-
-
-def _scoring(
-    method: str,
-    model: nn.Module,
-    layers: Sequence[Layer],
-    *,
-    evidence: Evidence | None,
-    loss: Loss | None,
-    example: Example | None,
-    seed: int,
-) -> Scoring:
-    _check_values(model, layers)
-    return Scoring(
-        model,
-        layers,
-        {canonical(name): name for name, _ in model.named_parameters()},
-        evidence=evidence,
-        loss=loss or cross_entropy,
-        example=example,
-        # Two methods with one seed draw different tickets, so that a control is not a copy of what it controls.
-        streams=partial(generator, seed, "mask", method),
-    )
-
-
-def _check_values(model: nn.Module, layers: Sequence[Layer]) -> None:
-    """Raise where weights to be pruned hold no values, or values that are not finite."""
-    owned = parameters(model)
-    for layer in layers:
-        weight = owned[layer.name].detach()
-        if weight.is_meta:
-            raise DisbudError(
-                f"{layer.name} is on the meta device and holds no values; materialise the model first"
-            )
-        if weight.numel() and not torch.isfinite(torch.stack(torch.aminmax(weight))).all():
-            raise DisbudError(
-                f"{layer.name} holds NaN or infinite weights, so no score can be drawn from the model"
-            )

@@ -1,0 +1,56 @@
+"""One pruning without training: scores or a construction, to masks and what goes into their origin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from disbud.graph import Layer
+from disbud.isolation import Example, isolated
+from disbud.methods.evidence import Evidence, Loss, cross_entropy
+from disbud.origin import Json
+from disbud.pruning.grouped import masks_by_groups, record
+from disbud.pruning.plan import Plan, as_json
+from disbud.pruning.rounds import masks_of
+from disbud.pruning.sources import scoring_of
+
+
+class Made(NamedTuple):
+    """Masks, the settings as they were resolved, and what was looked at."""
+
+    masks: Mapping[str, Tensor]
+    settings: Mapping[str, Json]
+    evidence: Mapping[str, Json] | None
+
+
+def by_scores(
+    plan: Plan,
+    model: nn.Module,
+    layers: Sequence[Layer],
+    sparsity: float | None,
+    *,
+    evidence: Evidence | None,
+    loss: Loss | None,
+    example: Example | None,
+    seed: int,
+) -> Made:
+    """Prune once, at that sparsity."""
+    scoring = scoring_of(
+        plan.method.name, model, layers, evidence=evidence, loss=loss, example=example, seed=seed
+    )
+    with isolated(model, seed=seed, batch_norm=plan.batch_norm):
+        masks = (masks_by_groups if plan.by_groups else masks_of)(plan, scoring, sparsity)
+    settings = plan.to_json()
+    looked_at = None
+    if evidence is not None and evidence.batches > 0:  # a construction may look at data, or not
+        looked_at = evidence.summary()
+        settings |= {
+            "examples_per_class": evidence.examples_per_class,
+            "batch_size": evidence.batch_size,
+            "loss": as_json(loss or cross_entropy),
+        }
+    if plan.granularity.kind != "weight":
+        settings |= record(plan, layers, sparsity, masks)
+    return Made(masks, settings, looked_at)
