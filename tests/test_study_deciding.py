@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy
@@ -12,58 +11,15 @@ import pytest
 from scipy import stats
 
 from disbud import DisbudError
-from disbud.claims import Looks, Verdict
+from disbud.claims import Verdict
 from disbud.study import Seeds, Trial
-from disbud.study.deciding import check, decide, decide_in_looks
+from disbud.study.deciding import check, decide
 from disbud.study.findings import Decision
-from disbud.study.frame import Frame, variant_of
+from disbud.study.frame import Frame
 from disbud.study.record import Record
-from disbud.study.specification import grid_of, study_of
-from disbud.study.specification.forms import StudyForm
-from disbud.study.specification.grid import CALIBRATION
+from disbud.study.specification import study_of
 from disbud.study.trial import DENSE
-
-BASE: dict[str, object] = {
-    "name": "mine",
-    "data": "digits",
-    "model": "lenet-300-100",
-    "recipe": "digits:epochs=2",
-}
-GRID = {
-    "methods": ["snip", "synflow", "magnitude"],
-    "sparsities": [0.9, 0.95, 0.98],
-    "interventions": ["none", "shuffle"],
-}
-LEVEL = {DENSE: 0.98, "random-uniform": 0.7, "random-erk": 0.85, "small-dense": 0.8}
-Accuracy = Callable[[Trial], float]
-
-
-def noise(trial: Trial, scale: float) -> float:
-    """A part that all variants of a seed share, and one of each trial's own."""
-    shared = numpy.random.default_rng(trial.seeds.init).normal(0, 0.02)
-    own = numpy.random.default_rng(zlib.crc32(str(trial).encode())).normal(0, scale)
-    return float(shared + own)
-
-
-def frame_of(
-    form: StudyForm,
-    accuracy: Accuracy,
-    *,
-    seeds: int,
-    scale: float = 0.001,
-    measured: Mapping[str, Accuracy] | None = None,
-) -> tuple[Frame, tuple[Trial, ...]]:
-    grid = grid_of(form)
-    drawn = [Seeds.all(i) for i in range(seeds)]
-    records = []
-    for trial in grid.trials(drawn):
-        level = LEVEL[trial.method] if trial.method in LEVEL and not trial.intervention else accuracy(trial)
-        found = {name: function(trial) for name, function in (measured or {}).items()}
-        tables = {"paths": {"columns": ["kept"], "rows": [[1]], "summary": found}}
-        value = min(1.0, max(0.0, level + noise(trial, scale)))
-        records.append(Record(trial, str(trial), accuracy=value, loss=1 - value, measures=tables))
-    numbers = {seed: i for i, seed in enumerate(drawn)} | {seed: seed.init for seed in CALIBRATION}
-    return Frame(tuple(records), numbers), grid.variants
+from study_frames import BASE, GRID, LEVEL, SHUFFLE, Accuracy, frame_of, noise
 
 
 def one(
@@ -81,9 +37,6 @@ def one(
 
 def constant(trial: Trial) -> float:
     return 0.9
-
-
-SHUFFLE = {"left": {"intervention": "shuffle"}, "right": {"intervention": "none"}}
 
 
 def test_a_cell_is_the_paired_t_interval_of_its_differences() -> None:
@@ -342,75 +295,3 @@ def test_a_diverged_loss_counts_as_guessing() -> None:
     [decision] = decide(form.claim, Frame(records, frame.numbers), variants)
     cell = next(cell for cell in decision.cells if cell.name == "snip at 90 %")
     assert cell.estimate == pytest.approx(-math.log(0.1) - 0.1, abs=0.05)
-
-
-# Looks
-
-
-def test_seeds_are_added_only_where_a_claim_is_open() -> None:
-    claims = [
-        {
-            "name": "clear",
-            "says": "x",
-            "is": "beats",
-            "where": {"method": "snip", "sparsity": 0.9},
-            **SHUFFLE,
-        },
-        {"name": "close", "says": "x", "is": "beats", "by": 0.03, **SHUFFLE}
-        | {"where": {"method": "synflow", "sparsity": 0.9}},
-    ]
-    form = study_of({**BASE, **GRID, "claim": claims})
-
-    def accuracy(trial: Trial) -> float:
-        return 0.8 + ({"snip": 0.1, "synflow": 0.03}.get(trial.method, 0.0) if trial.intervention else 0.0)
-
-    asked: dict[Trial, int] = {}
-
-    def frame_for(variants: Sequence[Trial], seeds: int) -> Frame:
-        for variant in variants:
-            asked[variant] = max(seeds, asked.get(variant, 0))
-        return frame_of(form, accuracy, seeds=seeds, scale=0.004)[0]
-
-    decisions = {d.name: d for d in decide_in_looks(form.claim, frame_for, grid_of(form).variants)}
-    assert decisions["clear"].verdict is Verdict.SUPPORTED
-    assert decisions["clear"].cells[0].seeds == 5
-    most = {method: max(n for v, n in asked.items() if v.method == method) for method in ("snip", "synflow")}
-    assert most["snip"] == 5
-    assert most["synflow"] in Looks().seeds[1:]
-    assert {v.method for v in asked} == {"snip", "synflow", DENSE, "random-uniform"}
-    assert {variant_of(v) for v in asked} == set(asked)
-
-
-def beats(left: str, right: str) -> dict[str, object]:
-    return {"name": "1", "says": "x", "is": "beats", "left": {"method": left}, "right": {"method": right}}
-
-
-FEW = {"name": "1", "says": "x", "kind": "grows", **SHUFFLE, "where": {"sparsity": [0.9, 0.98]}}
-NOWHERE = {"name": "1", "says": "x", "kind": "function", "function": "nowhere:at_all"}
-
-
-@pytest.mark.parametrize(
-    ("claims", "says"),
-    [
-        ([beats("grasp", "snip")], "runs nothing of"),
-        ([beats("snip", "grasp")], "does not run; add it"),
-        ([beats("snip", "snip")], "are the same"),
-        ([beats("snip", "synflow")] * 2, "two claims are called"),
-        ([NOWHERE], "no function"),
-        ([FEW], "3 sparsities"),
-    ],
-)
-def test_claims_that_could_never_be_judged_are_refused_before_anything_is_run(
-    claims: list[object], says: str
-) -> None:
-    form = study_of({**BASE, **GRID, "claim": claims})
-    with pytest.raises(DisbudError, match=says):
-        check(form.claim, grid_of(form).variants, can_judge=True)
-
-
-def test_without_controls_a_claim_needs_a_margin() -> None:
-    form = study_of(
-        {**BASE, **GRID, "controls": False, "claim": [{"name": "1", "says": "x", "is": "same", **SHUFFLE}]}
-    )
-    with pytest.raises(DisbudError, match="give margin"):
-        check(form.claim, grid_of(form).variants, can_judge=False)
