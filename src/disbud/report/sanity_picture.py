@@ -63,8 +63,9 @@ def draw_checks(
         _panel(axes, check, names)
         axes.set_title(titles[number] if titles else _title(check), fontsize=10)
     grid[0, 0].set_xlim(*_limits(checks))
-    for axes in grid[-1]:
+    for axes in grid.flat[max(0, len(checks) - across) : len(checks)]:  # those with no panel below
         axes.set_xlabel("difference in accuracy, points", fontsize=9)
+        axes.tick_params(axis="x", labelbottom=True)
     handles = [
         figure.axes[0].plot([], [], "o", color=_INK[kind], label=said)[0] for kind, said in _MEANING.items()
     ]
