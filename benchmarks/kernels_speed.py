@@ -6,7 +6,8 @@ ones, and a ratio is the median of such pairs: on a shared machine their times m
 
 What limits it: `--parts` sets the time of each part beside what its multiply-adds take at the pace of a dense matrix
 product, and its bytes at the pace of a copy, both measured here. `--memory` compares the peaks of resident memory, in
-processes of their own. `--threads 2` does all of it with two threads, and wants two free cores.
+processes of their own. `--threads 2` does all of it with two threads, and wants two free cores;
+`--bfloat16` stores activations in that type.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def masks(model: nn.Module, sparsity: float) -> list[Tensor]:
 class SparseVgg(nn.Module):
     """The network on blocked activations; its parameters are the kept weights."""
 
-    def __init__(self, model: nn.Sequential, masks: list[Tensor]) -> None:
+    def __init__(self, model: nn.Sequential, masks: list[Tensor], *, stored: torch.dtype) -> None:
         super().__init__()
+        self.stored = stored
         self.patterns = [Pattern.of_convolution(mask, padding=1) for mask in masks]
         layers = list(model)
         convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
@@ -83,7 +85,7 @@ class SparseVgg(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits; everything between packing and the head stays in the blocked layout."""
-        x = pack(images, halo=1)
+        x = pack(images, halo=1, stored=self.stored)
         for values, pattern, norm, pool in zip(
             self.values, self.patterns, self.norms, self.pools, strict=True
         ):
@@ -134,7 +136,7 @@ def better(steps: dict[str, Step]) -> tuple[str, Step]:
     return name, steps[name]
 
 
-def compare(rounds: int) -> bool:
+def compare(rounds: int, stored: torch.dtype) -> bool:
     """The table of ratios; whether each is at its target."""
     model, x, y = problem()
     named = {
@@ -145,7 +147,7 @@ def compare(rounds: int) -> bool:
     print("dense: " + ", ".join(f"{name} in {layout}" for name, (layout, _) in named.items()))
     good = True
     for sparsity, target in TARGETS.items():
-        step = step_of(SparseVgg(copy.deepcopy(model), masks(model, sparsity)), x, y)
+        step = step_of(SparseVgg(copy.deepcopy(model), masks(model, sparsity), stored=stored), x, y)
         step()
         ratios: dict[str, list[float]] = {name: [] for name in dense}
         times = []
@@ -194,7 +196,7 @@ class Clocked:
         return timed
 
 
-def work(masks: list[Tensor]) -> dict[str, tuple[float, float]]:
+def work(masks: list[Tensor], itemsize: int) -> dict[str, tuple[float, float]]:
     """Multiply-adds and bytes of each part of a step, the bytes read once and written once."""
     sizes = (32, 16, 8, 8, 4, 4, 2, 2)
     pooled = [a != b for a, b in itertools.pairwise((*sizes, 1))]
@@ -202,7 +204,7 @@ def work(masks: list[Tensor]) -> dict[str, tuple[float, float]]:
     for number, (mask, size, pool) in enumerate(zip(masks, sizes, pooled, strict=True)):
         # A 3x3 window loses one row of taps in three at the top and at the bottom.
         count = int(mask.sum()) * 64 * size**2 * (1 - 2 / (3 * size))
-        before, after = 4.0 * 64 * size**2 * mask.shape[1], 4.0 * 64 * size**2 * mask.shape[0]
+        before, after = (itemsize * 64.0 * size**2 * mask.shape[i] for i in (1, 0))
         result = after / (4 if pool else 1)
         macs, taken, made = macs + count, taken + before, made + after
         normal, normal_back = normal + after + result, normal_back + 2 * after + result
@@ -216,16 +218,16 @@ def work(masks: list[Tensor]) -> dict[str, tuple[float, float]]:
     }
 
 
-def show_parts(rounds: int) -> None:
+def show_parts(rounds: int, stored: torch.dtype) -> None:
     """Where a step's time goes, and how far each part is from what arithmetic and memory allow."""
-    kernels = library()
+    kernels = library(stored)
     assert kernels is not None, "there is no compiler here"
     arithmetic, memory = paces()
     print(f"paces: {arithmetic / 1e9:.0f} G multiply-adds a second, {memory / 1e9:.0f} GB a second")
     model, x, y = problem()
     for sparsity in TARGETS:
         found = masks(model, sparsity)
-        step = step_of(SparseVgg(copy.deepcopy(model), found), x, y)
+        step = step_of(SparseVgg(copy.deepcopy(model), found, stored=stored), x, y)
         step()
         clocked, functions = Clocked(kernels._c), kernels._c
         kernels._c = clocked  # type: ignore[assignment]
@@ -236,7 +238,7 @@ def show_parts(rounds: int) -> None:
         spent = {name: time / rounds for name, time in clocked.spent.items()}
         spent["the rest: torch, Python"] = whole - sum(spent.values())
         print(f"{sparsity:.0%} sparse: {whole * 1e3:.1f} ms a step")
-        limits = work(found)
+        limits = work(found, stored.itemsize)
         for name, time_spent in sorted(spent.items(), key=lambda item: -item[1]):
             macs, moved = limits.get(name, (0, 0))
             print(
@@ -246,19 +248,20 @@ def show_parts(rounds: int) -> None:
             )
 
 
-def show_memory() -> None:
+def show_memory(stored: torch.dtype) -> None:
     """Peaks of resident memory above the start of training, each in a process of its own."""
     for what in ("dense", *map(str, TARGETS)):
         code = [sys.executable, __file__, "--peak-of", what, "--threads", str(torch.get_num_threads())]
+        code += ["--bfloat16"] if stored == torch.bfloat16 else []
         print(subprocess.run(code, capture_output=True, text=True, check=True).stdout.strip())
 
 
-def show_peak(what: str) -> None:
+def show_peak(what: str, stored: torch.dtype) -> None:
     model, x, y = problem()
     if what == "dense":
         step = dense_steps(model, x, y, torch.float32)["channels_last"]
     else:
-        step = step_of(SparseVgg(model, masks(model, float(what))), x, y)
+        step = step_of(SparseVgg(model, masks(model, float(what)), stored=stored), x, y)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before = resident_peak()
     for _ in range(4):
@@ -282,11 +285,13 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--parts", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true", help="activations of the sparse network")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    stored = torch.bfloat16 if asked.bfloat16 else torch.float32
     if asked.peak_of:
-        show_peak(asked.peak_of)
+        show_peak(asked.peak_of, stored)
         return 0
     kernels = library()
     instructions = kernels.instructions if kernels else "no kernels"
@@ -295,10 +300,10 @@ def main() -> int:
     )
     print(f"{asked.threads} threads")
     if asked.parts:
-        show_parts(asked.rounds)
+        show_parts(asked.rounds, stored)
     if asked.memory:
-        show_memory()
-    return 0 if asked.parts or asked.memory or compare(asked.rounds) else 1
+        show_memory(stored)
+    return 0 if asked.parts or asked.memory or compare(asked.rounds, stored) else 1
 
 
 if __name__ == "__main__":

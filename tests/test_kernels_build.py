@@ -31,14 +31,18 @@ import random, sys
 from unittest import mock
 import torch
 from disbud import kernels as k
-from disbud.kernels.build import SANITIZE, build, find_compiler
+from disbud.kernels.build import SANITIZE, STORAGE, build, find_compiler, flags_of_storage
 from disbud.kernels.library import Library
 torch.set_num_threads(2)
-library = Library(sys.argv[1], build(sys.argv[1], find_compiler(), extra=SANITIZE))
+libraries = {}
+for stored in STORAGE:
+    extra = (*SANITIZE, *flags_of_storage(sys.argv[1], stored))
+    libraries[stored] = Library(sys.argv[1], build(sys.argv[1], find_compiler(), extra=extra), stored)
 rng = random.Random(0)
 for module in ("convolution", "normalisation", "pooling"):
-    mock.patch(f"disbud.kernels.{module}.library", lambda: library).start()
-for case in range(25):
+    mock.patch(f"disbud.kernels.{module}.library", lambda stored: libraries[stored]).start()
+for case in range(40):
+    stored = (torch.float32, torch.bfloat16)[case % 2]
     groups, stride, padding, dilation = rng.choice((1, 2)), rng.randint(1, 3), rng.randint(0, 3), rng.randint(1, 2)
     kernel = rng.randint(1, 4)
     size = [max(2, dilation * (kernel - 1) + 1 - 2 * padding) + rng.randint(0, 18) for _ in "hw"]
@@ -47,10 +51,15 @@ for case in range(25):
     x = torch.randn(rng.choice((1, 17, 40, 130)), channels, *size, requires_grad=True)
     conv = k.Pattern.of_convolution(mask, stride=stride, padding=padding, dilation=dilation, groups=groups)
     values, bias = torch.randn(conv.kept, requires_grad=True), torch.randn(outputs, requires_grad=True)
-    y = k.sparse_layer(k.pack(x, halo=rng.randint(0, 2)), values, conv, bias=bias)
+    packed = k.pack(x, halo=rng.randint(0, 2), stored=stored)
+    y, packed = k.sparse_branch(packed, values, conv, bias=bias)
+    packed.data.float().sum().backward(retain_graph=True)
+    with torch.no_grad():
+        k.folded_layer(packed, values, conv, scale=bias, shift=bias, slope=0.0, added=y, halo=case % 3)
     height, width = y.layout.height, y.layout.width
     if len(x) * height * width > 1:
         gamma, beta = torch.ones(outputs, requires_grad=True), torch.zeros(outputs, requires_grad=True)
+        y = k.batch_norm(y, gamma, beta, statistics=None, slope=0.0, halo=rng.randint(0, 2), added=y)
         y = k.batch_norm(y, gamma, beta, statistics=None, slope=0.0, pool=min(2, height, width), halo=case % 3)
     height, width = y.layout.height, y.layout.width
     windows = (k.sliding_windows(height, min(3, height), stride=2), k.sliding_windows(width, min(2, width), stride=1))
@@ -60,7 +69,7 @@ for case in range(25):
     k.unpack_features(y).sum().backward()
 print("clean")
 sys.stdout.flush()
-library.clear_halo(k.Layout(1, 8, 5, 5, 1), torch.empty(64))
+libraries[torch.float32].clear_halo(k.Layout(1, 8, 5, 5, 1), torch.empty(64))
 print("not noticed")
 """
 

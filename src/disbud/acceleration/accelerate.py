@@ -19,15 +19,17 @@ from disbud.acceleration.reading import Reading, is_layer, names_of, read
 from disbud.acceleration.weights import Place, places_of, thin
 from disbud.compaction import Compacted
 from disbud.compaction import compact as compacted_of
-from disbud.errors import DisbudError
+from disbud.errors import DisbudError, unknown_name
 from disbud.isolation import Example, bare, forward, isolated, leaves
 from disbud.parameters import canonical
 from disbud.seeds import generator
 from disbud.ticket import Ticket
 
 # How far the accelerated model may be from the dense one on the example, in the relative norm: rounding, added up over
-# a deep network, stays well below it; a graph that is not the model's does not.
-TOLERANCE = 1e-3
+# a deep network, stays well below it; a graph that is not the model's does not. bfloat16 rounds by up to 2^-8, which
+# is 4e-3, and does so some dozens of times in a deep network.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+STORED = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Compaction is worth its seconds, for compact="auto", from this share of the weights on.
 WORTH_COMPACTING = 0.1
 
@@ -40,6 +42,7 @@ def accelerate(
     for_training: bool = True,
     plan: Plan = "auto",
     compact: bool | Literal["auto"] = False,
+    activations: Literal["float32", "bfloat16"] = "float32",
 ) -> Accelerated:
     """The model on the ticket as a module made of sparse kernels; the model itself is left as it is.
 
@@ -52,6 +55,9 @@ def accelerate(
     weights to "sparse" or "dense" is obeyed, the model deciding the rest. `compact` takes dead channels out first:
     "auto" where that removes a tenth of the weights at least. The state keeps the dense model's way back in all cases.
 
+    `activations` says what the kernels' layers hand on: "bfloat16" halves the memory they move, and rounds each number
+    to 8 bits; sums, weights, statistics, and the gradients of parameters are float32 in both.
+
     >>> import disbud, torch
     >>> from disbud.acceleration import accelerate
     >>> model = disbud.models.build("resnet20:width=0.5")
@@ -63,18 +69,15 @@ def accelerate(
     >>> torch.allclose(fast.eval()(x), model.eval()(x), atol=1e-4)
     True
     """
-    model = _checked(model, ticket)
+    model, stored = _checked(model, ticket), _stored(activations)
     full: tuple[nn.Module, Compacted] | None = None
     if compact is not False:
         full = _compacted(model, ticket, example, always=compact is True)
     its_ticket = ticket if full is None else full[1].ticket
-    skeleton = copy.deepcopy(model if full is None else full[1].model)
-    for parameter in skeleton.parameters():
-        parameter.grad = None
-    its_ticket.apply_(skeleton)
+    skeleton = _skeleton(model if full is None else full[1].model, its_ticket)
     reading = read(skeleton, example)
     wanted = _output(skeleton, example)
-    layers = _layers(skeleton, its_ticket, reading)
+    layers = _layers(skeleton, its_ticket, reading, stored)
     standing = _standing(skeleton, its_ticket, layers)
     _install(skeleton, reading, layers)
     _meet(skeleton, example)
@@ -89,8 +92,23 @@ def accelerate(
         standing=standing,
         full=full,
     )
-    _check_agrees(wanted, _output(fast, example))
+    _check_agrees(wanted, _output(fast, example), TOLERANCE[stored])
     return fast if for_training else fast.eval()
+
+
+def _stored(activations: str) -> torch.dtype:
+    if activations not in STORED:
+        raise unknown_name("type of activations", str(activations), STORED)
+    return STORED[activations]
+
+
+def _skeleton(model: nn.Module, ticket: Ticket) -> nn.Module:
+    """A copy of the model on its ticket, without gradients."""
+    skeleton = copy.deepcopy(model)
+    for parameter in skeleton.parameters():
+        parameter.grad = None
+    ticket.apply_(skeleton)
+    return skeleton
 
 
 def _checked(model: nn.Module, ticket: Ticket) -> nn.Module:
@@ -126,7 +144,7 @@ def _compacted(
     return copy.deepcopy(model), found
 
 
-def _layers(model: nn.Module, ticket: Ticket, reading: Reading) -> dict[int, Layer]:
+def _layers(model: nn.Module, ticket: Ticket, reading: Reading, stored: torch.dtype) -> dict[int, Layer]:
     """Every layer that a region calls and whose weight nothing else reads whole, by the identity of its module."""
     called = {
         module.get_submodule(str(node.target))
@@ -148,7 +166,7 @@ def _layers(model: nn.Module, ticket: Ticket, reading: Reading) -> dict[int, Lay
             weight = name_of[id(module.weight)]
             if weight not in shared:
                 name = canonical(f"{path}.weight" if path else "weight")
-                layers[id(module)] = layer_of(name, module, ticket.masks.get(weight))
+                layers[id(module)] = layer_of(name, module, ticket.masks.get(weight), stored=stored)
     return layers
 
 
@@ -195,10 +213,10 @@ def _output(model: nn.Module, example: Example) -> list[Tensor]:
     return [leaf for leaf in made if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def _check_agrees(wanted: list[Tensor], found: list[Tensor]) -> None:
+def _check_agrees(wanted: list[Tensor], found: list[Tensor], tolerance: float) -> None:
     for want, got in zip(wanted, found, strict=True):
         apart = float((got - want).norm() / want.norm().clamp(min=1e-30))
-        if apart > TOLERANCE and bool(want.isfinite().all()):
+        if apart > tolerance and bool(want.isfinite().all()):
             raise DisbudError(
                 f"the accelerated model is off the dense one by {apart:.1e} on the example: its forward does something "
                 "that torch.fx does not see, such as choices made in Python; accelerate the submodules that are plain"

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from disbud.acceleration.calls import RunRule
+from disbud.acceleration.folding import RunFolded
 from disbud.acceleration.layers import TORCH, Layer, RunLayer
 from disbud.acceleration.norms import RunNorm
 from disbud.acceleration.program import Step, observing
 from disbud.acceleration.rectified import RunRectifiedSum
-from disbud.acceleration.signals import Signal
+from disbud.acceleration.signals import Branch, Signal
 from disbud.isolation import Example, forward, isolated
 from disbud.kernels import Blocked
 from disbud.ticket import Ticket
@@ -132,6 +133,7 @@ class _Clock:
         begun = time.perf_counter()
         made = step.call(step.wish, *given[0], **given[1])
         ahead = time.perf_counter() - begun
+        made = made.made if isinstance(made, Branch) else made
         data = [tensor for tensor in map(_data, tree_leaves(made)) if tensor is not None]
         outputs = [tensor for tensor in data if tensor.grad_fn is not None]
         back = 0.0
@@ -164,6 +166,8 @@ def _wanted(step: Step, given: object) -> list[Tensor]:
 
 def _kind(step: Step) -> str:
     call = step.call
+    if isinstance(call, RunFolded):
+        call = call.run
     if isinstance(call, RunLayer):
         return f"layer {call.layer.name}"
     if isinstance(call, RunNorm):

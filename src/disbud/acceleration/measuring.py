@@ -49,6 +49,7 @@ def _key(layer: Layer, met: Met, *, for_training: bool) -> artifacts.Key:
         "kept": pattern.kept,
         "input": list(met.input),
         "is first": met.is_first,
+        "stored": str(layer.stored),
         "for training": for_training,
     }
 
@@ -83,7 +84,7 @@ def _way(layer: Layer, x: Tensor, kernel: str, met: Met, *, for_training: bool) 
     given: object = x
     if not met.is_first and x.dim() == layer.axes + 1:
         pixels = (1, 1, *x.shape[2:])[-2:]
-        given = Signal.of(x, halo=Wish([layer.pattern]).halo((pixels[0], pixels[1])))
+        given = Signal.of(x, halo=Wish([layer.pattern]).halo((pixels[0], pixels[1])), stored=layer.stored)
     leaf = given.blocked.data if isinstance(given, Signal) else x
 
     def forward() -> None:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from disbud.acceleration.calls import Call, contiguous
-from disbud.acceleration.signals import Signal, Wish, plain
+from disbud.acceleration.signals import Branch, Signal, Wish, plain
 
 
 @dataclass(frozen=True)
@@ -75,36 +76,32 @@ def take_step(step: Step, values: dict[str, object]) -> None:
     args = tuple(_resolved(arg, values) for arg in step.args)
     kwargs = {key: _resolved(value, values) for key, value in step.kwargs.items()}
     if step.changes_input and args and isinstance(args[0], Signal):
-        made = _changed(step, values, args, kwargs)
+        # A step that works in place: whoever holds its input holds the outcome afterwards.
+        made = _called(step, args, kwargs)
+        _hand_on(args[0], made, values)
     elif step.changes_input:
         # An ordinary tensor is changed by torch, under all its names.
         given = tree_map(plain, (args, kwargs))
         made = _called(step, *given)
     else:
         made = _called(step, args, kwargs)
+    if isinstance(made, Branch):
+        if isinstance(args[0], Signal):
+            _hand_on(args[0], made.input, values)
+        made = made.made
     values[step.name] = made
     for name in step.done_with:
         values.pop(name, None)
 
 
-def _changed(
-    step: Step, values: dict[str, object], args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> object:
-    """A step that works in place: whoever holds its input, or a flattening of it, holds the outcome afterwards."""
-    before = args[0]
-    assert isinstance(before, Signal)
-    holders = {
-        name: value.shape
-        for name, value in values.items()
-        if isinstance(value, Signal) and value.blocked is before.blocked
-    }
-    made = _called(step, args, kwargs)
-    for name, shape in holders.items():
-        if isinstance(made, Signal):
-            values[name] = Signal(made.blocked, shape)
-        elif isinstance(made, Tensor):
-            values[name] = made.reshape(made.shape[0], *shape)
-    return made
+def _hand_on(before: Signal, after: object, values: dict[str, object]) -> None:
+    """Give everyone who holds a signal, or a flattening of it, the other value in its place."""
+    for name, value in values.items():
+        if isinstance(value, Signal) and value.blocked is before.blocked:
+            if isinstance(after, Signal):
+                values[name] = Signal(after.blocked, value.shape)
+            elif isinstance(after, Tensor):
+                values[name] = after.reshape(after.shape[0], *value.shape)
 
 
 def _resolved(value: object, values: Mapping[str, object]) -> object:
@@ -121,15 +118,20 @@ def _resolved(value: object, values: Mapping[str, object]) -> object:
 
 
 class Runner:
-    """What stands in for the forward of a region's module."""
+    """What stands in for the forward of a region's module: by its mode, and by whether gradients are asked for."""
 
-    def __init__(self, module: nn.Module, programs: Mapping[bool, Program]) -> None:
+    def __init__(
+        self, module: nn.Module, *, training: Program, evaluation: Program, inference: Program
+    ) -> None:
         self.module = module
-        self.programs = dict(programs)
+        self.training = training
+        self.evaluation = evaluation
+        self.inference = inference
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """The module's output on ordinary tensors."""
-        program = self.programs[self.module.training]
+        program = self.evaluation if torch.is_grad_enabled() else self.inference
+        program = self.training if self.module.training else program
         return program.run(self.bound(program, args, kwargs))
 
     def bound(

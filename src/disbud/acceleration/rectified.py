@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from disbud.acceleration.signals import Signal, Wish
+from disbud.acceleration.signals import Signal, Wish, alike
 from disbud.kernels import Blocked, with_halo
 from disbud.kernels.memory import empty
 
@@ -40,13 +40,9 @@ class RunRectifiedSum:
 
     def __call__(self, wish: Wish, x: object, y: object) -> object:
         """The sum, rectified."""
-        if isinstance(x, Signal) and isinstance(y, Signal) and _alike(x, y):
+        if isinstance(x, Signal) and isinstance(y, Signal) and alike(x, y):
             return rectified_sum(x, y)
         return self.parts[1](wish, self.parts[0](wish, x, y))
-
-
-def _alike(x: Signal, y: Signal) -> bool:
-    return x.shape == y.shape and x.blocked.layout.with_(halo=0) == y.blocked.layout.with_(halo=0)
 
 
 class _Rectified(Function):
@@ -54,7 +50,7 @@ class _Rectified(Function):
     def forward(  # type: ignore[no-untyped-def]
         ctx, x: Tensor, y: Tensor | None
     ) -> Tensor:
-        made = empty(tuple(x.shape))
+        made = empty(tuple(x.shape), x.dtype)
         if y is None:
             torch.clamp_min(x, 0, out=made)
         else:
@@ -68,6 +64,6 @@ class _Rectified(Function):
         ctx, gradient: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         (made,) = ctx.saved_tensors
-        through = empty(tuple(made.shape))
+        through = empty(tuple(made.shape), made.dtype)
         torch.ops.aten.threshold_backward.grad_input(gradient, made, 0, grad_input=through)
         return through, through if ctx.needs_input_grad[1] else None

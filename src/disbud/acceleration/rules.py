@@ -101,8 +101,13 @@ def _concatenate(wish: Wish, tensors: Sequence[object], dim: int = 0) -> object:
 
 def _alike(values: Sequence[object]) -> list[Signal] | None:
     """Signals and packable tensors as signals of one batch and one number of axes; None where they are not."""
+    stored = next((value.stored for value in values if isinstance(value, Signal)), torch.float32)
     signals = [
-        value if isinstance(value, Signal) else Signal.of(value) if isinstance(value, Tensor) else None
+        value
+        if isinstance(value, Signal)
+        else Signal.of(value, stored=stored)
+        if isinstance(value, Tensor)
+        else None
         for value in values
         if isinstance(value, Signal) or packable(value)
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from disbud.kernels import Blocked, Pattern, pack, unpack
+from disbud.kernels import Blocked, Layout, Pattern, pack, unpack
 from disbud.kernels.plan import input_halo
 
 
@@ -24,15 +24,21 @@ class Signal:
     shape: tuple[int, ...]
 
     @staticmethod
-    def of(x: Tensor, *, halo: int = 0) -> Signal:
-        """Features (N, F), sequences (N, C, L) or images (N, C, H, W), packed."""
+    def of(x: Tensor, *, halo: int = 0, stored: torch.dtype) -> Signal:
+        """Features (N, F), sequences (N, C, L) or images (N, C, H, W), packed and stored in that type."""
         # Autocast leaves bfloat16 where torch ran; the kernels take float32.
         x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        return Signal(pack(x.unsqueeze(2) if x.dim() == 3 else x, halo=halo), tuple(x.shape[1:]))
+        images = x.unsqueeze(2) if x.dim() == 3 else x
+        return Signal(pack(images, halo=halo, stored=stored), tuple(x.shape[1:]))
 
     def with_(self, blocked: Blocked) -> Signal:
         """Another activation of the same shape."""
         return Signal(blocked, self.shape)
+
+    @property
+    def stored(self) -> torch.dtype:
+        """The type its numbers are stored in."""
+        return self.blocked.data.dtype
 
     def plain(self) -> Tensor:
         """The ordinary tensor."""
@@ -58,6 +64,14 @@ class Signal:
         return Signal(self.blocked, (math.prod(self.shape),))
 
 
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """What a layer makes of its input, and the input as later readers are to have it."""
+
+    made: Signal
+    input: Signal
+
+
 class Wish:
     """The zero columns between rows that the layers reading a signal next want: what saves them a copy."""
 
@@ -77,3 +91,17 @@ def packable(x: object) -> bool:
 def plain(value: object) -> object:
     """The ordinary tensor of a signal; anything else as it is."""
     return value.plain() if isinstance(value, Signal) else value
+
+
+def alike(x: Signal, y: Signal) -> bool:
+    """Whether two signals have one shape and one layout, but for the halo."""
+    return x.shape == y.shape and x.blocked.layout.with_(halo=0) == y.blocked.layout.with_(halo=0)
+
+
+def as_signal(value: object, size: tuple[int, ...], layout: Layout, *, stored: torch.dtype) -> Signal | None:
+    """The value as a signal of that size and, but for the halo, that layout; None where it is no such thing."""
+    if isinstance(value, Tensor) and packable(value) and tuple(value.shape) == size:
+        value = Signal.of(value, stored=stored)
+    if not isinstance(value, Signal) or tuple(value.size) != size:
+        return None
+    return value if value.blocked.layout.with_(halo=0) == layout.with_(halo=0) else None

@@ -4,7 +4,7 @@ A whole step stays in the blocked layout: `pack` the images, chain layers from h
 layer's weights are one vector of the kept ones and a `Pattern` that says where they are.
 """
 
-from disbud.kernels.convolution import sparse_layer
+from disbud.kernels.convolution import folded_layer, sparse_branch, sparse_layer
 from disbud.kernels.elementwise import add, concatenate, elementwise
 from disbud.kernels.layout import Blocked, Layout, pack, unpack, unpack_features, with_halo
 from disbud.kernels.library import library
@@ -24,10 +24,12 @@ __all__ = [
     "batch_norm",
     "concatenate",
     "elementwise",
+    "folded_layer",
     "library",
     "max_pool",
     "pack",
     "sliding_windows",
+    "sparse_branch",
     "sparse_layer",
     "unpack",
     "unpack_features",

@@ -30,6 +30,8 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "neon": (),
     "plain": (),
 }
+# What is compiled for each type that activations are stored in.
+STORAGE: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.bfloat16: ("-DSTORE_BFLOAT16",)}
 SANITIZE = (
     "-g",
     "-O1",
@@ -63,6 +65,16 @@ def usable_instructions() -> tuple[str, ...]:
     return known[known.index(best) :]
 
 
+def flags_of_storage(instructions: str, stored: torch.dtype) -> tuple[str, ...]:
+    """The flags for that type of activations: with this processor's own bfloat16 instructions where it has them."""
+    flags = STORAGE[stored]
+    # torch names the question privately, and not in every version; without an answer integers do it.
+    has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    if stored == torch.bfloat16 and instructions == "avx512" and has is not None and has():
+        flags = (*flags, "-mavx512bf16")
+    return flags
+
+
 def find_compiler() -> Compiler | None:
     """The compiler $CC names, else cc, gcc or clang from the path; None where none of them runs."""
     named = os.environ.get("CC")
@@ -85,7 +97,8 @@ def build(
 ) -> Path:
     """The kernels compiled for that instruction set: found in the cache, or compiled now and kept there.
 
-    Processes that ask at once wait for the one that compiles. `extra` flags, such as SANITIZE, make another entry.
+    Processes that ask at once wait for the one that compiles. `extra` flags, such as SANITIZE or those of a type of
+    activations, make another entry.
     """
     if instructions not in INSTRUCTIONS:
         raise unknown_name("instruction set", instructions, INSTRUCTIONS)

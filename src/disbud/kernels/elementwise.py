@@ -91,6 +91,9 @@ def concatenate(parts: Sequence[Blocked]) -> Blocked:
 
 def _check_one_size(parts: Sequence[Blocked]) -> None:
     sizes = {part.layout.with_(halo=0) for part in parts}
+    types = {part.data.dtype for part in parts}
+    if len(types) > 1:
+        raise DisbudError(f"activations stored in one type are joined, not in {sorted(map(str, types))}")
     if len(sizes) != 1:
         raise DisbudError(
             f"activations of one size are joined, not of {sorted(map(str, sizes))}"

@@ -105,10 +105,13 @@ class Blocked:
                 f"data of shape {tuple(self.data.shape)} does not fit {self.layout}, whose shape is "
                 f"{self.layout.shape}; make blocked activations with pack"
             )
+        check_stored(self.data.dtype)
 
 
-def pack(x: Tensor, *, halo: int = 0) -> Blocked:
+def pack(x: Tensor, *, halo: int = 0, stored: torch.dtype = torch.float32) -> Blocked:
     """Images (N, C, H, W) of any memory format, or features (N, F), in the blocked layout.
+
+    They are `stored` in float32 or, in half the memory, in bfloat16; kernels compute in float32 either way.
 
     >>> import torch
     >>> from disbud.kernels import pack, unpack
@@ -124,6 +127,7 @@ def pack(x: Tensor, *, halo: int = 0) -> Blocked:
     images = x if x.dim() == 4 else x[:, :, None, None]
     count, channels, height, width = images.shape
     layout = Layout(count, channels, height, width, halo)
+    check_stored(stored)
     data = x.new_zeros(layout.shape)
     pixels = _pixels(data, layout)
     full, rest = divmod(layout.images, LANES)
@@ -133,18 +137,18 @@ def pack(x: Tensor, *, halo: int = 0) -> Blocked:
         pixels[:full] = whole
     if rest:
         pixels[full, ..., :rest] = by_lane[..., full * LANES :]
-    return Blocked(data, layout)
+    return Blocked(data.to(stored), layout)
 
 
 def unpack(x: Blocked) -> Tensor:
-    """The images (N, C, H, W) of a blocked activation.
+    """The images (N, C, H, W) of a blocked activation, in float32.
 
     >>> import torch
     >>> from disbud.kernels import pack, unpack
     >>> unpack(pack(torch.ones(2, 3))).shape
     torch.Size([2, 3, 1, 1])
     """
-    images = _pixels(x.data, x.layout).permute(0, 4, 1, 2, 3).flatten(0, 1)
+    images = _pixels(x.data.float(), x.layout).permute(0, 4, 1, 2, 3).flatten(0, 1)
     return images[: x.layout.images].contiguous()
 
 
@@ -175,12 +179,30 @@ def with_halo(x: Blocked, halo: int) -> Blocked:
     return Blocked(data, layout)
 
 
+def check_stored(stored: torch.dtype) -> None:
+    """Raise for a type that activations cannot be stored in."""
+    if stored not in (torch.float32, torch.bfloat16):
+        raise DisbudError(f"activations are stored in torch.float32 or torch.bfloat16, not in {stored}")
+
+
 def check_kind(tensor: Tensor) -> None:
     """Raise for a tensor that the kernels do not take."""
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
         raise DisbudError(
             f"the kernels take float32 on the CPU, not {tensor.dtype} on {tensor.device}; use .float().cpu()"
         )
+
+
+def check_addable(added: Blocked | None, layout: Layout, stored: torch.dtype) -> None:
+    """Raise for an activation that cannot be added to one of that layout, whatever the halo; there may be none."""
+    if added is None:
+        return
+    if added.data.dtype != stored:
+        raise DisbudError(
+            f"to an activation stored in {stored} one of that type is added, not {added.data.dtype}"
+        )
+    if added.layout.with_(halo=0) != layout.with_(halo=0):
+        raise DisbudError(f"to an activation of {layout} one of that size is added, not {added.layout}")
 
 
 def lanes_in_use(layout: Layout) -> Tensor:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import ctypes
 import os
 import warnings
-from ctypes import POINTER, byref, c_int64, c_void_p
+from ctypes import POINTER, byref, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from disbud.errors import unknown_name
-from disbud.kernels.build import build, find_compiler, usable_instructions
+from disbud.kernels.build import build, find_compiler, flags_of_storage, usable_instructions
 from disbud.kernels.layout import Layout
 from disbud.kernels.memory import empty
 from disbud.kernels.plan import Gather
 from disbud.kernels.structures import (
     CBatch,
+    CFinish,
     CGather,
     CMap,
     CNormalisation,
@@ -28,17 +31,22 @@ from disbud.kernels.structures import (
 )
 
 WITHOUT = "torch"
+# The pixels of a weight gradient are summed in parts, for the threads to share; one more sum of each weight must be
+# little beside the input it is made of.
+MOST_PARTS, NUMBERS_A_SUM = 16, 64
 
 _MAPS = (POINTER(CMap), POINTER(CMap))
 _GATHER = (POINTER(CGather), POINTER(CBatch))
 # The functions of the kernels' headers, and what each takes.
 ARGUMENTS = {
-    "disbud_gather": (*_GATHER, *[c_void_p] * 5),
-    "disbud_weight_gradient": (*_GATHER, *[c_void_p] * 3),
+    "disbud_gather": (*_GATHER, POINTER(CFinish), *[c_void_p] * 3),
+    "disbud_weight_gradient": (*_GATHER, c_int32, *[c_void_p] * 3),
     "disbud_pick": (c_void_p, c_void_p, c_int64, c_void_p),
-    "disbud_put": (c_void_p, c_void_p, c_int64, c_void_p),
-    "disbud_normalise": (*_MAPS, POINTER(CNormalisation), *[c_void_p] * 4),
-    "disbud_normalise_backward": (*_MAPS, POINTER(CNormalisation), *[c_void_p] * 7),
+    "disbud_pick_scaled": (POINTER(CGather), *[c_void_p] * 4),
+    "disbud_put": (c_void_p, c_void_p, c_int64, c_void_p, c_int64),
+    "disbud_sum": (POINTER(CMap), c_void_p, c_int32, c_void_p),
+    "disbud_normalise": (*_MAPS, POINTER(CNormalisation), *[c_void_p] * 5),
+    "disbud_normalise_backward": (*_MAPS, POINTER(CNormalisation), *[c_void_p] * 9),
     "disbud_max_pool": (*_MAPS, POINTER(CPooling), *[c_void_p] * 2),
     "disbud_max_pool_backward": (*_MAPS, POINTER(CPooling), *[c_void_p] * 3),
     "disbud_average_pool": (*_MAPS, POINTER(CPooling), *[c_void_p] * 2),
@@ -47,11 +55,27 @@ ARGUMENTS = {
 }
 
 
-class Library:
-    """One build of the kernels."""
+@dataclass(frozen=True, eq=False)
+class Finish:
+    """What becomes of a sum before it is stored: activation of that slope of (scale * sum + bias + added).
 
-    def __init__(self, instructions: str, path: Path) -> None:
+    Scale and bias are one number for each output; `added` lies as the output does. The bias goes to the `lanes` that
+    hold images.
+    """
+
+    lanes: Tensor
+    bias: Tensor | None = None
+    scale: Tensor | None = None
+    added: Tensor | None = None
+    slope: float = 1.0
+
+
+class Library:
+    """One build of the kernels, for activations of one type."""
+
+    def __init__(self, instructions: str, path: Path, stored: torch.dtype = torch.float32) -> None:
         self.instructions = instructions
+        self.stored = stored
         self._c = ctypes.CDLL(str(path))
         for name, arguments in ARGUMENTS.items():
             function = getattr(self._c, name)
@@ -62,34 +86,47 @@ class Library:
         phase: Gather,
         values: Tensor,
         *,
-        bias: Tensor | None,
-        lanes: Tensor,
         input: Tensor,
         output: Tensor,
+        finish: Finish,
     ) -> None:
-        """Write the phase's pixels of the output: bias plus the sum of values times input."""
-        count = phase.order.shape[0]
-        picked = empty((count,))
-        self._c.disbud_pick(values.data_ptr(), phase.order.data_ptr(), count, picked.data_ptr())
+        """Write the phase's pixels of the output: the sum of values times input, finished."""
+        count = len(phase.order)
+        picked, structure = empty((count,)), byref(gather_structure(phase))
+        if finish.scale is None:
+            self._c.disbud_pick(*_addresses(values, phase.order), count, *_addresses(picked))
+        else:
+            self._c.disbud_pick_scaled(structure, *_addresses(values, phase.order, finish.scale, picked))
         self._c.disbud_gather(
-            byref(gather_structure(phase)),
+            structure,
             byref(batch_structure(input, output)),
-            *_addresses(picked, bias, lanes, input, output),
+            byref(CFinish(*_addresses(finish.bias, finish.lanes, finish.added), finish.slope)),
+            *_addresses(picked, input, output),
         )
 
     def weight_gradient(self, phase: Gather, kept: int, *, input: Tensor, gradient: Tensor) -> Tensor:
         """The gradients of the values of a layer whose forward gather that phase is."""
         count = phase.order.shape[0]
-        by_entry = empty((count,)).zero_()
+        parts = max(1, min(MOST_PARTS, input.numel() // max(1, NUMBERS_A_SUM * count)))
+        by_entry = empty((parts, count))
         self._c.disbud_weight_gradient(
             byref(gather_structure(phase)),
             byref(batch_structure(input, gradient)),
+            parts,
             *_addresses(input, gradient, by_entry),
         )
         # Weights that touch no pixel have no entry, and no gradient.
-        result = empty((kept,)).zero_()
-        self._c.disbud_put(by_entry.data_ptr(), phase.order.data_ptr(), count, result.data_ptr())
+        result = empty((kept,))
+        self._c.disbud_put(*_addresses(by_entry, phase.order), count, *_addresses(result), kept)
         return result
+
+    def sum(self, layout: Layout, x: Tensor) -> Tensor:
+        """The sum of each channel over all pixels of the batch."""
+        sums = torch.empty(layout.channels)
+        self._c.disbud_sum(
+            byref(map_structure(layout)), x.data_ptr(), torch.get_num_threads(), sums.data_ptr()
+        )
+        return sums
 
     def normalise(
         self,
@@ -97,25 +134,30 @@ class Library:
         norm: CNormalisation,
         *,
         x: Tensor,
-        mean: Tensor,
-        variance: Tensor,
+        added: Tensor | None,
+        moments: Tensor,
         y: Tensor,
     ) -> None:
-        """Write y and, where they are the batch's own, mean and variance."""
-        self._c.disbud_normalise(*_maps(layouts), byref(norm), *_addresses(x, mean, variance, y))
+        """Write y and, where they are the batch's own, the moments: mean and variance."""
+        self._c.disbud_normalise(*_maps(layouts), byref(norm), *_addresses(x, added, *moments, y))
 
     def normalise_backward(
         self,
         layouts: tuple[Layout, Layout],
         norm: CNormalisation,
         *,
-        saved: tuple[Tensor, Tensor, Tensor],
+        x: Tensor,
+        moments: Tensor,
+        y: Tensor | None,
         gradient: Tensor,
-        results: tuple[Tensor, Tensor, Tensor],
+        results: tuple[Tensor, Tensor | None, Tensor, Tensor],
     ) -> None:
-        """Write the gradients of x, gamma and beta, from the saved x, mean and variance and the gradient of y."""
+        """Write the gradients of x, of what was added to it, of gamma and of beta.
+
+        Where that of what was added is wanted, y is.
+        """
         self._c.disbud_normalise_backward(
-            *_maps(layouts), byref(norm), *_addresses(*saved, gradient, *results)
+            *_maps(layouts), byref(norm), *_addresses(x, *moments, y, gradient, *results)
         )
 
     def pool(self, kind: str, layouts: tuple[Layout, Layout], pooling: CPooling, *tensors: Tensor) -> None:
@@ -128,8 +170,10 @@ class Library:
         self._c.disbud_clear_halo(byref(map_structure(layout)), *_addresses(data))
 
 
-def library() -> Library | None:
+def library(stored: torch.dtype = torch.float32) -> Library | None:
     """The kernels for this processor, built at first use; None, after one notice, where no compiler is found.
+
+    They are for activations `stored` in float32 or bfloat16.
 
     DISBUD_KERNELS names another instruction set, or `torch` for the path without kernels.
 
@@ -138,11 +182,11 @@ def library() -> Library | None:
     >>> kernels is None or kernels.instructions in ("avx512", "avx2", "neon", "plain")
     True
     """
-    return _library(os.environ.get("DISBUD_KERNELS") or None)
+    return _library(os.environ.get("DISBUD_KERNELS") or None, stored)
 
 
-@lru_cache(maxsize=8)
-def _library(asked: str | None) -> Library | None:
+@lru_cache(maxsize=16)
+def _library(asked: str | None, stored: torch.dtype) -> Library | None:
     if asked == WITHOUT:
         return None
     usable = usable_instructions()
@@ -158,7 +202,8 @@ def _library(asked: str | None) -> Library | None:
         )
         return None
     instructions = asked or usable[0]
-    return Library(instructions, build(instructions, compiler))
+    extra = flags_of_storage(instructions, stored)
+    return Library(instructions, build(instructions, compiler, extra=extra), stored)
 
 
 def _addresses(*tensors: Tensor | None) -> list[int | None]:

@@ -39,16 +39,16 @@ class Recycler:
         """Bytes of all maps, used or free."""
         return self._used + sum(size for size, _ in list(self._free))
 
-    def empty(self, shape: tuple[int, ...]) -> Tensor:
-        """A float32 tensor of that shape, whose content is whatever was there."""
-        count = math.prod(shape)
-        if 4 * count < LEAST:
-            return torch.empty(shape)
-        size, memory = self._take(-(-4 * count // HUGE_PAGE) * HUGE_PAGE)
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor of that shape, whose content is whatever was there."""
+        asked = math.prod(shape) * dtype.itemsize
+        if asked < LEAST:
+            return torch.empty(shape, dtype=dtype)
+        size, memory = self._take(-(-asked // HUGE_PAGE) * HUGE_PAGE)
         # The tensor's storage holds this view of the map, and the map is free when the view is gone.
-        view = (ctypes.c_char * (4 * count)).from_buffer(memory)
+        view = (ctypes.c_char * asked).from_buffer(memory)
         weakref.finalize(view, self._give, size, memory).atexit = False
-        return torch.frombuffer(view, dtype=torch.float32).view(shape)
+        return torch.frombuffer(view, dtype=dtype).view(shape)
 
     def _take(self, least: int) -> tuple[int, mmap.mmap]:
         with self._lock:
@@ -79,6 +79,6 @@ class Recycler:
 _RECYCLER = Recycler()
 
 
-def empty(shape: tuple[int, ...]) -> Tensor:
-    """A float32 tensor on recycled memory; what it holds is not set."""
-    return _RECYCLER.empty(shape)
+def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor on recycled memory; what it holds is not set."""
+    return _RECYCLER.empty(shape, dtype)

@@ -1,4 +1,4 @@
-"""BatchNorm on blocked activations, with the activation and the pooling that follow it in one pass."""
+"""BatchNorm on blocked activations, with the sum, the activation and the pooling that follow it in one pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from disbud.errors import DisbudError
 from disbud.kernels import plain
-from disbud.kernels.layout import Blocked, Layout, check_kind, lanes_in_use
+from disbud.kernels.layout import Blocked, Layout, check_addable, check_kind, lanes_in_use, with_halo
 from disbud.kernels.library import Library, library
 from disbud.kernels.memory import empty
 from disbud.kernels.structures import CNormalisation
@@ -55,11 +55,13 @@ def batch_norm(
     slope: float = NO_ACTIVATION,
     pool: int = 1,
     halo: int = 0,
+    added: Blocked | None = None,
 ) -> Blocked:
     """BatchNorm, then an activation of that slope below zero (0 is a ReLU, 1 none), then `pool` x `pool` max pooling.
 
     `use` says whose mean and variance: of the "batch" (training; the running ones are updated) or the "running" ones.
-    `pool` is 1 or 2. The output has `halo` zero columns between rows.
+    `pool` is 1 or 2. What is `added`, the shortcut of a residual block, is added before the activation; nothing can be
+    pooled then. The output has `halo` zero columns between rows.
 
     >>> import torch
     >>> from disbud.kernels import batch_norm, pack, unpack
@@ -70,9 +72,12 @@ def batch_norm(
     True
     """
     _check(x, (gamma, beta), statistics, use=use, slope=slope, pool=pool)
+    check_addable(added, x.layout, x.data.dtype)
+    if added is not None and pool != 1:
+        raise DisbudError("a sum cannot be pooled in BatchNorm's pass; use pool=1 and max_pool after it")
     layout = x.layout.with_(size=(x.layout.height // pool, x.layout.width // pool), halo=halo)
     count = x.layout.images * x.layout.height * x.layout.width
-    kernels = library()
+    kernels = library(x.data.dtype)
     if kernels is None:
         return plain.batch_norm(
             x,
@@ -84,12 +89,14 @@ def batch_norm(
             slope=slope,
             pool=pool,
             halo=halo,
+            added=added,
         )
     moments = torch.empty(2, x.layout.channels, dtype=torch.float64)
     if use == "running" and statistics is not None:
         moments.copy_(torch.stack([statistics.mean, statistics.variance]))
     settings = _Settings((x.layout, layout), count, epsilon, slope, pool == 2, use == "batch", kernels)
-    data: Tensor = _Normalise.apply(x.data, gamma, beta, moments, settings)  # type: ignore[no-untyped-call]
+    other = None if added is None else with_halo(added, halo).data
+    data: Tensor = _Normalise.apply(x.data, gamma, beta, other, moments, settings)  # type: ignore[no-untyped-call]
     if use == "batch" and statistics is not None:
         statistics.take(moments[0], moments[1], count)
     return Blocked(data, layout)
@@ -120,14 +127,23 @@ class _Settings:
 class _Normalise(Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, x: Tensor, gamma: Tensor, beta: Tensor, moments: Tensor, settings: _Settings
+        ctx,
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        added: Tensor | None,
+        moments: Tensor,
+        settings: _Settings,
     ) -> Tensor:
         x, gamma, beta = (tensor.contiguous() for tensor in (x, gamma, beta))
-        y = empty(settings.layouts[1].shape)
+        added = None if added is None else added.contiguous()
+        y = empty(settings.layouts[1].shape, x.dtype)
         settings.kernels.normalise(
-            settings.layouts, settings.structure(gamma, beta), x=x, mean=moments[0], variance=moments[1], y=y
+            settings.layouts, settings.structure(gamma, beta), x=x, added=added, moments=moments, y=y
         )
-        ctx.save_for_backward(x, gamma, beta, moments)
+        # Without an activation the gradient of what is added is that of y itself, and y is not asked.
+        ctx.reads_y = added is not None and settings.slope != NO_ACTIVATION
+        ctx.save_for_backward(x, gamma, beta, moments, *([y] if ctx.reads_y else []))
         ctx.settings = settings
         return y
 
@@ -136,21 +152,27 @@ class _Normalise(Function):
     def backward(  # type: ignore[no-untyped-def]
         ctx, gradient: Tensor
     ) -> tuple[Tensor | None, ...]:
-        x, gamma, beta, moments = ctx.saved_tensors
+        x, gamma, beta, moments, *outputs = ctx.saved_tensors
         settings: _Settings = ctx.settings
+        gradient = gradient.contiguous()
         of_x, of_gamma, of_beta = (
-            empty(settings.layouts[0].shape),
+            empty(settings.layouts[0].shape, x.dtype),
             torch.empty_like(gamma),
             torch.empty_like(beta),
         )
+        of_added = empty(settings.layouts[1].shape, x.dtype) if ctx.reads_y else None
         settings.kernels.normalise_backward(
             settings.layouts,
             settings.structure(gamma, beta),
-            saved=(x, moments[0], moments[1]),
-            gradient=gradient.contiguous(),
-            results=(of_x, of_gamma, of_beta),
+            x=x,
+            moments=moments,
+            y=outputs[0] if ctx.reads_y else None,
+            gradient=gradient,
+            results=(of_x, of_added, of_gamma, of_beta),
         )
-        return of_x, of_gamma, of_beta, None, None
+        if ctx.needs_input_grad[3] and of_added is None:
+            of_added = gradient
+        return of_x, of_gamma, of_beta, of_added if ctx.needs_input_grad[3] else None, None, None
 
 
 def _running(statistics: Statistics | None) -> tuple[Tensor, Tensor, float] | None:
@@ -166,7 +188,7 @@ def _check(
     slope: float,
     pool: int,
 ) -> None:
-    for tensor in (x.data, *affine):
+    for tensor in affine:
         check_kind(tensor)
     running = () if statistics is None else (statistics.mean, statistics.variance)
     for tensor in (*affine, *running):

@@ -27,7 +27,7 @@ def sparse_layer(x: Blocked, values: Tensor, pattern: Pattern, *, bias: Tensor |
         y = functional.conv2d(
             images, weight, bias, pattern.stride, pattern.padding, pattern.dilation, pattern.groups
         )
-        return pack(y, halo=halo)
+        return pack(y, halo=halo, stored=x.data.dtype)
     features = images.flatten(1).t()
     if torch.backends.mkl.is_available():  # torch multiplies CSR on a CPU with MKL only
         product: Tensor = _CsrProduct.apply(values, features, pattern.mask)  # type: ignore[no-untyped-call]
@@ -35,7 +35,19 @@ def sparse_layer(x: Blocked, values: Tensor, pattern: Pattern, *, bias: Tensor |
         product = pattern.scatter(values) @ features
     if bias is not None:
         product = product + bias[:, None]
-    return pack(product.t())
+    return pack(product.t(), stored=x.data.dtype)
+
+
+def finished(
+    x: Blocked, *, scale: Tensor, shift: Tensor, slope: float, added: Blocked | None, halo: int
+) -> Blocked:
+    """Scaled and shifted by channel, the sum with another activation, and an activation of that slope below zero."""
+    y = unpack(x) * scale[:, None, None] + shift[:, None, None]
+    return pack(_activated(y if added is None else y + unpack(added), slope), halo=halo, stored=x.data.dtype)
+
+
+def _activated(y: Tensor, slope: float) -> Tensor:
+    return y if slope == 1 else y.relu() if slope == 0 else functional.leaky_relu(y, slope)
 
 
 def batch_norm(
@@ -49,12 +61,14 @@ def batch_norm(
     slope: float,
     pool: int,
     halo: int,
+    added: Blocked | None,
 ) -> Blocked:
-    """BatchNorm, an activation of that slope below zero, and max pooling."""
+    """BatchNorm, a sum, an activation of that slope below zero, and max pooling."""
     mean, variance, momentum = running or (None, None, 0.0)
     y = functional.batch_norm(unpack(x), mean, variance, gamma, beta, of_batch, momentum, epsilon)
-    y = y if slope == 1 else y.relu() if slope == 0 else functional.leaky_relu(y, slope)
-    return pack(y if pool == 1 else functional.max_pool2d(y, pool), halo=halo)
+    y = y if added is None else y + unpack(added)
+    y = _activated(y, slope)
+    return pack(y if pool == 1 else functional.max_pool2d(y, pool), halo=halo, stored=x.data.dtype)
 
 
 def pool(
@@ -78,7 +92,7 @@ def pool(
             ],
             axis,
         )
-    return pack(images, halo=halo)
+    return pack(images, halo=halo, stored=x.data.dtype)
 
 
 class _CsrProduct(Function):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import torch
@@ -41,6 +40,8 @@ class Gather:
     offsets: Tensor
     first_band: Tensor
     last_band: Tensor
+    sources: Tensor
+    reach: int
     order: Tensor
 
 
@@ -85,28 +86,48 @@ class Sizes:
     output_halo: int
 
 
+@dataclass(frozen=True)
+class _Window:
+    """A convolution's window along rows and columns of images of one size, and how far it steps over their edge."""
+
+    rows: Axis
+    columns: Axis
+    input_halo: int
+    output_halo: int
+
+
+# Asked for at every call of a layer, several times; kept as long as the pattern is.
+_WINDOWS: WeakKeyDictionary[Pattern, dict[tuple[int, int], _Window]] = WeakKeyDictionary()
+
+
+def _window(pattern: Pattern, size: tuple[int, int]) -> _Window:
+    windows = _WINDOWS.setdefault(pattern, {})
+    if size not in windows:
+        rows, columns = (
+            Axis(
+                size[i], pattern.mask.shape[2 + i], pattern.stride[i], pattern.padding[i], pattern.dilation[i]
+            )
+            for i in (0, 1)
+        )
+        backward = max(taps.reach for taps in columns.backward())
+        windows[size] = _Window(rows, columns, columns.forward().reach, backward)
+    return windows[size]
+
+
 def axes(pattern: Pattern, size: tuple[int, int]) -> tuple[Axis, Axis]:
     """The window of a convolution along the rows and along the columns of images of that size."""
-    vertical, horizontal = (
-        Axis(size[i], pattern.mask.shape[2 + i], pattern.stride[i], pattern.padding[i], pattern.dilation[i])
-        for i in (0, 1)
-    )
-    return vertical, horizontal
+    window = _window(pattern, size)
+    return window.rows, window.columns
 
 
 def input_halo(pattern: Pattern, size: tuple[int, int]) -> int:
     """How many zero columns the layer needs between the rows of its input."""
-    return 0 if pattern.is_linear else _reaches(axes(pattern, size)[1])[0]
+    return 0 if pattern.is_linear else _window(pattern, size).input_halo
 
 
 def output_halo(pattern: Pattern, size: tuple[int, int]) -> int:
     """How many zero columns the layer needs between the rows of its output's gradient."""
-    return 0 if pattern.is_linear else _reaches(axes(pattern, size)[1])[1]
-
-
-@lru_cache(maxsize=1024)
-def _reaches(axis: Axis) -> tuple[int, int]:
-    return axis.forward().reach, max(taps.reach for taps in axis.backward())
+    return 0 if pattern.is_linear else _window(pattern, size).output_halo
 
 
 _PLANS: WeakKeyDictionary[Pattern, dict[Sizes, Plan]] = WeakKeyDictionary()
@@ -204,6 +225,8 @@ def _gather(entries: _Entries, taps: tuple[Taps, Taps], sides: tuple[_Side, _Sid
         offsets=_int32(place[order]),
         first_band=_counts([sum(at < 0 for at in row) for row in inside]),
         last_band=_counts([sum(at < rows.size for at in row) for row in inside]),
+        sources=source.places.contiguous(),
+        reach=max(band_shifts, default=0) * source.row,
         order=_int32(entries.number[order]),
     )
 

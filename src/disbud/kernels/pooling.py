@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from disbud.errors import DisbudError
 from disbud.kernels import plain
-from disbud.kernels.layout import Blocked, Layout, check_kind
+from disbud.kernels.layout import Blocked, Layout
 from disbud.kernels.library import Library, library
 from disbud.kernels.memory import empty
 from disbud.kernels.structures import CPooling, CWindow
@@ -135,12 +136,11 @@ def average_pool(x: Blocked, windows: tuple[Windows, Windows], *, halo: int = 0)
 
 
 def _pool(kind: str, x: Blocked, windows: tuple[Windows, Windows], halo: int) -> Blocked:
-    check_kind(x.data)
     for axis, size in zip(windows, (x.layout.height, x.layout.width), strict=True):
         if any(not 0 <= a < b <= size for a, b in zip(axis.starts, axis.ends, strict=True)):
             raise DisbudError(f"{axis} do not fit an axis of {size} pixels; make windows for that size")
     layout = x.layout.with_(size=(len(windows[0]), len(windows[1])), halo=halo)
-    kernels = library()
+    kernels = library(x.data.dtype)
     if kernels is None:
         return plain.pool(
             kind, x, [_pixels_of(axis) for axis in windows], [axis.shares for axis in windows], halo
@@ -164,12 +164,12 @@ class _Pool(Function):
         kernels: Library,
     ) -> Tensor:
         x = x.contiguous()
-        y = empty(layouts[1].shape)
-        with_tables = _Tables(windows)
-        kernels.pool(f"{kind}_pool", layouts, with_tables.structure(), x, y)
+        y = empty(layouts[1].shape, x.dtype)
+        tables = _tables(windows)
+        kernels.pool(f"{kind}_pool", layouts, tables.structure(), x, y)
         # An average's gradient does not depend on what was averaged.
         ctx.save_for_backward(*([x] if kind == "max" else []))
-        ctx.kind, ctx.layouts, ctx.tables, ctx.kernels = kind, layouts, with_tables, kernels
+        ctx.kind, ctx.layouts, ctx.tables, ctx.kernels = kind, layouts, tables, kernels
         return y
 
     @staticmethod
@@ -177,7 +177,7 @@ class _Pool(Function):
     def backward(  # type: ignore[no-untyped-def]
         ctx, gradient: Tensor
     ) -> tuple[Tensor | None, ...]:
-        of_x = empty(ctx.layouts[0].shape)
+        of_x = empty(ctx.layouts[0].shape, gradient.dtype)
         tensors = (*ctx.saved_tensors, gradient.contiguous(), of_x)
         ctx.kernels.pool(f"{ctx.kind}_pool_backward", ctx.layouts, ctx.tables.structure(), *tensors)
         return of_x, None, None, None, None
@@ -203,3 +203,10 @@ class _Tables:
             for starts, ends, shares, step in self._axes
         )
         return CPooling(rows, columns, torch.get_num_threads())
+
+
+# Kept from call to call, so they must not be the tensors of an inference mode that happened to be on.
+@lru_cache(maxsize=256)
+@torch.inference_mode(mode=False)
+def _tables(windows: tuple[Windows, Windows]) -> _Tables:
+    return _Tables(windows)

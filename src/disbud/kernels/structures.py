@@ -21,6 +21,7 @@ class CGather(ctypes.Structure):
         *((f"input_{name}", c_int64) for name in ("origin", "row", "pixel")),
         *((f"output_{name}", c_int64) for name in ("origin", "row", "pixel")),
         *((name, c_void_p) for name in ("places", "starts", "offsets", "first_band", "last_band")),
+        *(("sources", c_void_p), ("source_count", c_int64), ("reach", c_int64)),
     )
 
 
@@ -33,6 +34,12 @@ class CBatch(ctypes.Structure):
         ("input_block", c_int64),
         ("output_block", c_int64),
     )
+
+
+class CFinish(ctypes.Structure):
+    """`struct finish` of sparse.h."""
+
+    _fields_ = (*((name, c_void_p) for name in ("bias", "lanes", "added")), ("slope", c_float))
 
 
 class CMap(ctypes.Structure):
@@ -82,6 +89,7 @@ def _gather_structure(gather: Gather) -> CGather:
         *gather.input_steps,
         *gather.output_steps,
         *(table.data_ptr() for table in tables),
+        *(gather.sources.data_ptr(), len(gather.sources), gather.reach),
     )
 
 

@@ -20,9 +20,9 @@ INLINE int64_t plane_of(const struct map *map, int32_t block, int32_t channel) {
 }
 
 // Zero what lies before, between and after the rows of one channel of one block.
-INLINE void clear_halo(const struct map *map, float *plane) {
+INLINE void clear_halo(const struct map *map, number *plane) {
     for (int32_t row = 0; row <= map->height && map->halo; row++)
-        memset(plane + row * row_of(map), 0, sizeof(float) * (size_t)origin_of(map));
+        memset(plane + row * row_of(map), 0, sizeof(number) * (size_t)origin_of(map));
 }
 
 #endif

@@ -1,4 +1,4 @@
-// BatchNorm with what usually follows it: a ReLU or a leaky one, and 2x2 max pooling.
+// BatchNorm with what usually follows it: the sum with a shortcut, a ReLU or a leaky one, 2x2 max pooling.
 #ifndef DISBUD_NORMALISE_H
 #define DISBUD_NORMALISE_H
 
@@ -15,13 +15,20 @@ struct normalisation {
     int32_t threads;
 };
 
-// Writes y, and mean and variance (of the batch, biased) where they are the batch's own.
-void disbud_normalise(const struct map *in, const struct map *out, const struct normalisation *norm, const float *x,
-                      double *mean, double *variance, float *y);
+// The sum of each channel over all pixels of the batch.
+void disbud_sum(const struct map *map, const number *x, int32_t threads, float *sums);
 
-// Writes the gradients of x, gamma and beta; the activation and the pooling are computed anew from x.
+// Writes y, and mean and variance (of the batch, biased) where they are the batch's own. `added` lies as y does and is
+// added before the activation; it may be null, and must be where the result is pooled.
+void disbud_normalise(const struct map *in, const struct map *out, const struct normalisation *norm, const number *x,
+                      const number *added, double *mean, double *variance, number *y);
+
+// Writes the gradients of x, gamma and beta; the activation and the pooling are computed anew from x. Where something
+// was added before an activation, they are read off y, and the gradient of what was added is written too; y and
+// added_gradient are else null.
 void disbud_normalise_backward(const struct map *in, const struct map *out, const struct normalisation *norm,
-                               const float *x, const double *mean, const double *variance, const float *y_gradient,
-                               float *x_gradient, float *gamma_gradient, float *beta_gradient);
+                               const number *x, const double *mean, const double *variance, const number *y,
+                               const number *y_gradient, number *x_gradient, number *added_gradient,
+                               float *gamma_gradient, float *beta_gradient);
 
 #endif

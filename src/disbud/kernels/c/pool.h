@@ -16,15 +16,16 @@ struct pooling {
     int32_t threads;
 };
 
-void disbud_max_pool(const struct map *in, const struct map *out, const struct pooling *pool, const float *x, float *y);
-void disbud_max_pool_backward(const struct map *in, const struct map *out, const struct pooling *pool, const float *x,
-                              const float *y_gradient, float *x_gradient);
-void disbud_average_pool(const struct map *in, const struct map *out, const struct pooling *pool, const float *x,
-                         float *y);
+void disbud_max_pool(const struct map *in, const struct map *out, const struct pooling *pool, const number *x,
+                     number *y);
+void disbud_max_pool_backward(const struct map *in, const struct map *out, const struct pooling *pool, const number *x,
+                              const number *y_gradient, number *x_gradient);
+void disbud_average_pool(const struct map *in, const struct map *out, const struct pooling *pool, const number *x,
+                         number *y);
 void disbud_average_pool_backward(const struct map *in, const struct map *out, const struct pooling *pool,
-                                  const float *y_gradient, float *x_gradient);
+                                  const number *y_gradient, number *x_gradient);
 
 // Zero the halo of every channel of every block.
-void disbud_clear_halo(const struct map *map, float *data);
+void disbud_clear_halo(const struct map *map, number *data);
 
 #endif

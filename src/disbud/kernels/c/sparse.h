@@ -4,7 +4,9 @@
 
 #include <stdint.h>
 
-// How the pixels of one phase of a layer's output gather pixels of its input. Steps and places count floats.
+#include "simd.h"
+
+// How the pixels of one phase of a layer's output gather pixels of its input. Steps and places count numbers.
 //
 // The entries (kept weights) lie by blocks of input channels, so that a block's rows stay in the first cache, then by
 // output, then by band: the vertical tap they belong to. A row of pixels uses the bands that lie inside the image.
@@ -17,23 +19,37 @@ struct gather {
     const int32_t *starts;                            // [channel_blocks][outputs][bands + 1]: numbers of entries
     const int32_t *offsets;                           // per entry: from the pixel's place in the input
     const int32_t *first_band, *last_band;            // per row
+    const int64_t *sources;                           // per input channel: where it starts
+    int64_t source_count;
+    int64_t reach;  // from a pixel's row to the lowest that it reads: what the tiles before it have not read
 };
 
 struct batch {
     int32_t blocks, threads;
-    int64_t input_block, output_block;  // floats from a block of images to the next
+    int64_t input_block, output_block;  // numbers from a block of images to the next
 };
 
-// output = bias (in the lanes that hold images) + sum of values times input; bias may be null.
-void disbud_gather(const struct gather *shape, const struct batch *batch, const float *values, const float *bias,
-                   const float *lanes, const float *input, float *output);
+// What is done to a sum before it is stored.
+struct finish {
+    const float *bias;   // per output, or null; added in the lanes that hold images
+    const float *lanes;  // [blocks][LANES]: 1 where there is an image, else 0
+    const number *added;  // or null: what lies as the output does and is added
+    float slope;         // of the activation below zero: 1 is none, 0 is a ReLU
+};
 
-// result[k] += sum over all pixels of gradient times entry k's input, for the gather that made the output.
-void disbud_weight_gradient(const struct gather *shape, const struct batch *batch, const float *input,
-                            const float *gradient, float *result);
+// output = activation of (bias + added + sum of values times input).
+void disbud_gather(const struct gather *shape, const struct batch *batch, const struct finish *finish,
+                   const float *values, const number *input, number *output);
 
-// to[i] = from[positions[i]], and to[positions[i]] = from[i].
+// result[k] = sum over all pixels of gradient times entry k's input, for the gather that made the output. The pixels
+// are walked in that many parts, whose sums are added at the end in their order; result has room for those of all.
+void disbud_weight_gradient(const struct gather *shape, const struct batch *batch, int32_t parts, const number *input,
+                            const number *gradient, float *result);
+
+// to[i] = from[positions[i]], the scaled one also times its output's scale; to[positions[i]] = from[i], the others 0.
 void disbud_pick(const float *from, const int32_t *positions, int64_t count, float *to);
-void disbud_put(const float *from, const int32_t *positions, int64_t count, float *to);
+void disbud_pick_scaled(const struct gather *shape, const float *from, const int32_t *positions, const float *scale,
+                        float *to);
+void disbud_put(const float *from, const int32_t *positions, int64_t count, float *to, int64_t size);
 
 #endif
