@@ -5,7 +5,7 @@ dense model is in the faster of its two memory formats. Times are seconds of the
 busy machine add less than to those of the clock; they still share caches and the memory's pace. Images of 32 pixels.
 
     python benchmarks/speed.py                    all tables
-    python benchmarks/speed.py vgg11 synflow      some: vgg11, resnet18, synflow, inference, memory, parts
+    python benchmarks/speed.py vgg11 synflow      some: vgg11, resnet18, synflow, inference, threads, memory, parts
     python benchmarks/speed.py --calibrate        the prices of the cost model, fitted on this machine
 """
 
@@ -49,6 +49,7 @@ GOALS = {
     "synflow": ((3.2, 4.6, 7.5, 12.0), (1.7, 2.4, 3.9, 6.2)),
     "inference": ((2.5, 4.5, 8.0, 10.0), None),
 }
+SPARSE_ROUTES = {"sparse": "float32", "sparse bfloat16": "bfloat16"}
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 Run = Callable[[], object]
@@ -58,7 +59,7 @@ def main() -> None:
     reader = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    reader.add_argument("tables", nargs="*", help=", ".join((*GOALS, "memory", "parts")))
+    reader.add_argument("tables", nargs="*", help=", ".join((*GOALS, "threads", "memory", "parts")))
     reader.add_argument("--pairs", type=int, default=7, help="how often each side runs")
     reader.add_argument("--calibrate", action="store_true")
     reader.add_argument("--peak-of", help=argparse.SUPPRESS)
@@ -75,7 +76,7 @@ def main() -> None:
     if asked.calibrate:
         calibrate()
         return
-    for name in asked.tables or (*GOALS, "memory", "parts"):
+    for name in asked.tables or (*GOALS, "threads", "memory", "parts"):
         print(f"\n{name}: {TABLES[name].__doc__}", flush=True)
         TABLES[name](asked.pairs)
     print(f"\nload when it ended: {os.getloadavg()[0]:.1f}")
@@ -99,8 +100,13 @@ def training_table(table: str, network: str, pairs: int) -> None:
     dense = dense_runs(model, step, 64)
     for place, sparsity in enumerate(SPARSITIES):
         ticket = uniform(model, sparsity)
-        fast = accelerate(model, ticket, example=images(64), plan="model")
-        show(table, place, sparsity, left(model, ticket), dense, {"sparse": step(fast, images(64))}, pairs)
+        routes = {
+            name: step(
+                accelerate(model, ticket, example=images(64), plan="model", activations=stored), images(64)
+            )
+            for name, stored in SPARSE_ROUTES.items()
+        }
+        show(table, place, sparsity, left(model, ticket), dense, routes, pairs)
 
 
 def synflow(pairs: int) -> None:
@@ -112,9 +118,15 @@ def synflow(pairs: int) -> None:
         small = compact(model, ticket, example=EXAMPLE).model
         routes = {
             "sparse": step(accelerate(model, ticket, example=images(64), plan="model"), images(64)),
-            "sparse compact": step(
-                accelerate(model, ticket, example=images(64), plan="model", compact=True), images(64)
-            ),
+            **{
+                f"{name}, compact": step(
+                    accelerate(
+                        model, ticket, example=images(64), plan="model", compact=True, activations=stored
+                    ),
+                    images(64),
+                )
+                for name, stored in SPARSE_ROUTES.items()
+            },
             **{f"compact {name}": run for name, run in dense_runs(small, step, 64).items()},
         }
         show("synflow", place, sparsity, left(model, ticket), dense, routes, pairs)
@@ -138,6 +150,33 @@ def inference(pairs: int) -> None:
         )
 
 
+def threads(pairs: int) -> None:
+    """A training step, batch 64, uniform masks: how many times as fast two threads are by the clock."""
+    for network in ("vgg11-bn", "resnet18"):
+        model = build(network)
+        for sparsity in SPARSITIES:
+            fast = accelerate(model, uniform(model, sparsity), example=images(64), plan="model")
+            print(f"  {network} {sparsity:.0%}: {scaling(step(fast, images(64)), pairs)}", flush=True)
+        x = images(64).to(memory_format=torch.channels_last)
+        dense = step(copy.deepcopy(model).to(memory_format=torch.channels_last), x)
+        print(f"  {network} dense: {scaling(dense, pairs)}", flush=True)
+
+
+def scaling(run: Run, pairs: int) -> str:
+    times: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(1 + pairs):
+        for count, found in times.items():
+            torch.set_num_threads(count)
+            run()
+            begun = time.perf_counter()
+            run()
+            found.append(time.perf_counter() - begun)
+    torch.set_num_threads(1)
+    ratio = statistics.median(one / two for one, two in zip(times[1][1:], times[2][1:], strict=True))
+    medians = ", ".join(f"{statistics.median(found[1:]) * 1e3:.0f} ms" for found in times.values())
+    return f"{ratio:.2f} ({medians})"
+
+
 def memory(pairs: int) -> None:
     """VGG-11-BN, training, batch 64: megabytes of resident memory at the peak, above model and batch."""
     for what in ("dense", *map(str, SPARSITIES)):
@@ -154,7 +193,7 @@ def parts(pairs: int) -> None:
 
 
 TABLES: dict[str, Callable[[int], None]] = {
-    function.__name__: function for function in (vgg11, resnet18, synflow, inference, memory, parts)
+    function.__name__: function for function in (vgg11, resnet18, synflow, inference, threads, memory, parts)
 }
 
 # What is compared

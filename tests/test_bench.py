@@ -16,7 +16,11 @@ from disbud.cli import main
 from disbud.kernels import library
 from disbud.models import build
 
-NAMES = ["dense", "dense bfloat16", "compact", "compact bfloat16", "sparse", "sparse compact"]
+NAMES = [
+    f"{way}{stored}"
+    for way in ("dense", "compact", "sparse", "sparse compact")
+    for stored in ("", " bfloat16")
+]
 
 
 def convnet() -> nn.Module:

@@ -12,6 +12,7 @@ import pytest
 
 from disbud.errors import DisbudError
 from disbud.kernels.build import INSTRUCTIONS, build, find_compiler, usable_instructions
+from disbud.kernels.library import team_of_torch
 
 LAYER = """
 import torch
@@ -166,3 +167,39 @@ def test_the_sanitisers_find_nothing_but_what_is_planted(instructions: str) -> N
     done = run(SANITIZED, instructions, **environment)
     assert done.stdout == "clean\n", done.stderr[-4000:]
     assert "AddressSanitizer: heap-" in done.stderr
+
+
+@pytest.mark.skipif(team_of_torch() is None, reason="this torch runs on no OpenMP of GNU's kind")
+def test_torchs_own_threads_take_the_units_and_a_forked_child_starts_its_own(tmp_path: Path) -> None:
+    """A child of a process whose team has run cannot use that team; asked to, it would wait for ever.
+
+    The numbers are so few that torch's own operations, which do hang there, need no team.
+    """
+    code = """
+import os, sys, time, torch
+from disbud.kernels import Pattern, pack, sparse_layer
+torch.set_num_threads(2)
+torch.randn(512, 512) @ torch.randn(512, 512)
+mask = torch.rand(32, 16, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.2
+pattern = Pattern.of_convolution(mask, padding=1)
+x, values = pack(torch.ones(16, 16, 6, 6)), torch.ones(pattern.kept)
+def run():
+    return sparse_layer(x, values, pattern).data.numpy().tobytes()
+before = len(os.listdir("/proc/self/task"))
+wanted = run()
+assert len(os.listdir("/proc/self/task")) == before, "threads of its own"
+child = os.fork()
+if not child:
+    os._exit(0 if run() == wanted else 1)
+for _ in range(300):
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if ended:
+        sys.exit(os.waitstatus_to_exitcode(status))
+    time.sleep(0.1)
+os.kill(child, 9)
+sys.exit("the child hangs")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stderr

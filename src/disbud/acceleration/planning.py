@@ -41,7 +41,7 @@ class Price:
 # and LeNet-300-100 from 0.5 % kept to all, one thread of an AMD EPYC with AVX-512; half of the estimates are within
 # 30 % for kernels and 25 % for torch, one in twenty is off by three or four times, being low for small work. Torch's
 # price of a number is mostly that of its way from one layout to the other. Only the prices' relations matter here.
-PRICES = {SPARSE: Price(0.018, 0.31, 71_000.0), DENSE: Price(0.012, 2.1, 45_000.0)}
+PRICES = {SPARSE: Price(0.0174, 0.27, 60_300.0), DENSE: Price(0.0115, 2.16, 31_700.0)}
 # torch without kernels: convolutions are dense either way and pay for the layout; CSR products win when very sparse.
 LEAST_SPARSITY_OF_CSR = 0.9
 # Where the two estimates are nearer than this factor, plan="auto" measures.

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ DENSE, DENSE_BF16 = "dense", "dense bfloat16"
 _FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 _COMPARING = 3  # runs that choose a memory format
 _WHATS = ("step", "forward")
+_STORED: tuple[tuple[str, Literal["float32", "bfloat16"]], ...] = (("", "float32"), (" bfloat16", "bfloat16"))
 Run = Callable[[], None]
 Tell = Callable[[float, str], None]
 Make = Callable[[nn.Module, Example, torch.dtype], Run]
@@ -105,13 +107,13 @@ def bench(
     compiled: bool = False,
     progress: Tell | None = None,
 ) -> Bench:
-    """Time dense, compacted and sparse ways to run the model on the ticket, in float32 and, of torch's, in bfloat16.
+    """Time dense, compacted and sparse ways to run the model on the ticket, in float32 and bfloat16.
 
     The example is a batch of the size to come. A step is forward, backward and one of SGD with momentum. Each round
-    runs every route once, and ratios are taken within rounds, so that a machine that slows down slows all alike. Dense
-    and compacted networks run in the faster of their memory formats; `compiled` adds them under torch.compile. On
-    another device than the CPU there are no sparse kernels. The model is left as it is. `progress` is told the
-    fraction done and what is being timed.
+    runs every route once, and ratios are taken within rounds, so that a machine that slows down slows all alike. For
+    torch's code bfloat16 is autocast, for sparse kernels what activations are stored in. Dense and compacted networks
+    run in the faster of their memory formats; `compiled` adds them under torch.compile. On another device than the CPU
+    there are no sparse kernels. The model is left as it is. `progress` is told the fraction done and what is timed.
 
     >>> import disbud, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
@@ -227,11 +229,14 @@ def _ways(
     if not isinstance(small, str):
         sparse["sparse compact"] = (small.model, small.ticket)
     for name, (net, its_ticket) in sparse.items():
-        try:
-            fast = accelerate(net, its_ticket, example=example, for_training=what == "step")
-            ways.append(_Way(name, make(fast, given, torch.float32)))
-        except DisbudError as error:
-            ways.append(_Way(name, refused=str(error)))
+        for suffix, stored in _STORED:
+            try:
+                fast = accelerate(
+                    net, its_ticket, example=example, for_training=what == "step", activations=stored
+                )
+                ways.append(_Way(name + suffix, make(fast, given, torch.float32)))
+            except DisbudError as error:
+                ways.append(_Way(name + suffix, refused=str(error)))
     return ways
 
 

@@ -16,7 +16,7 @@ from disbud import artifacts
 from disbud.errors import DisbudError, unknown_name
 
 SOURCES = Path(__file__).parent / "c"
-UNITS = ("sparse.c", "normalise.c", "pool.c")
+UNITS = ("sparse.c", "normalise.c", "pool.c", "threads.c")
 LIBRARY = "libdisbud_kernels.so"
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 

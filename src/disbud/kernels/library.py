@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import warnings
 from ctypes import POINTER, byref, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ class Library:
         for name, arguments in ARGUMENTS.items():
             function = getattr(self._c, name)
             function.argtypes, function.restype = arguments, None
+        self._c.disbud_use_team.argtypes, self._c.disbud_use_team.restype = (c_void_p,), None
+        self._c.disbud_use_team(team_of_torch())
 
     def gather(
         self,
@@ -204,6 +207,25 @@ def _library(asked: str | None, stored: torch.dtype) -> Library | None:
     instructions = asked or usable[0]
     extra = flags_of_storage(instructions, stored)
     return Library(instructions, build(instructions, compiler, extra=extra), stored)
+
+
+@lru_cache(maxsize=1)
+def team_of_torch() -> int | None:
+    """The address of GOMP_parallel in the OpenMP runtime that torch runs on; None where that cannot be told."""
+    try:
+        mapped = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:  # not on Linux
+        return None
+    loaded = {line.split()[-1] for line in mapped if re.search(r"/lib(g|i)?omp[^/]*\.so", line)}
+    torchs = {path for path in loaded if path.startswith(str(Path(torch.__file__).parent))}
+    chosen = torchs or loaded
+    if len(chosen) != 1:  # none, or no saying which
+        return None
+    try:
+        function = ctypes.CDLL(chosen.pop()).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    return ctypes.cast(function, c_void_p).value
 
 
 def _addresses(*tensors: Tensor | None) -> list[int | None]:
