@@ -86,14 +86,9 @@ def train(
         accelerated(model, ticket, recipe=recipe, dataset=dataset) as fast,
     ):
         run = _Run(
-            model if fast is None else fast,
-            dataset,
-            recipe=recipe,
-            seed=seed,
-            file=file,
-            checkpoint_every=checkpoint_every,
-            progress=progress,
-        )
+            model if fast is None else fast, dataset, recipe=recipe, seed=seed, file=file,
+            checkpoint_every=checkpoint_every, progress=progress,
+        )  # fmt: skip
         if ticket is None or fast is not None:  # sparse kernels hold nothing that is off the ticket
             return run.result(by_kernels=fast is not None)
         with sparse(model, ticket, run.optimizer):
