@@ -122,6 +122,14 @@ def device_of(model: nn.Module) -> torch.device | None:
     return devices.pop() if len(devices) == 1 else None
 
 
+def the_device(model: nn.Module) -> torch.device:
+    """The one device the model is on."""
+    device = device_of(model)
+    if device is None:
+        raise DisbudError("the model has no parameters, or has them on several devices; it must be on one")
+    return device
+
+
 def on_device(values: Nested, device: torch.device | None) -> Nested:
     """Nested containers of tensors, moved to the device where one is given."""
     if device is None:

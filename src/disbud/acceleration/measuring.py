@@ -7,8 +7,9 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from disbud.seeds import generator
 
 ROUNDS = 3
 _FILE = "seconds.json"
+Name = TypeVar("Name", bound=Hashable)
 
 
 def measured(layer: Layer, met: Met, *, for_training: bool) -> Estimate:
@@ -65,15 +67,33 @@ def seconds(
     """The median seconds of a call by each kernel, the two in turn."""
     x = torch.randn(met.input, generator=generator(0, "timing"))
     ways = {kernel: _way(layer, x, kernel, met, for_training=for_training) for kernel in (SPARSE, DENSE)}
-    times: dict[str, list[float]] = {kernel: [] for kernel in ways}
-    for way in ways.values():
+    times = in_turn(ways, rounds=rounds, clock=clock)
+    return {kernel: statistics.median(found) for kernel, found in times.items()}
+
+
+def in_turn(
+    ways: Mapping[Name, Callable[[], object]],
+    *,
+    rounds: int,
+    warming: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+    tell: Callable[[float, Name], object] | None = None,
+) -> dict[Name, list[float]]:
+    """Seconds of each way in each round; a round runs all of them in turn, and the `warming` ones do not count.
+
+    `tell` hears the fraction of the rounds that is done, and what is timed next.
+    """
+    times: dict[Name, list[float]] = {name: [] for name in ways}
+    for way in [*ways.values()] * warming:
         way()
-    for _ in range(rounds):
-        for kernel, way in ways.items():
+    for number in range(rounds):
+        for name, way in ways.items():
+            if tell is not None:
+                tell(number / rounds, name)
             begun = clock()
             way()
-            times[kernel].append(clock() - begun)
-    return {kernel: statistics.median(found) for kernel, found in times.items()}
+            times[name].append(clock() - begun)
+    return times
 
 
 def _way(layer: Layer, x: Tensor, kernel: str, met: Met, *, for_training: bool) -> Callable[[], None]:

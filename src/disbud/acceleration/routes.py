@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -15,9 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from disbud.acceleration.accelerate import accelerate
+from disbud.acceleration.measuring import in_turn
 from disbud.compaction import Compacted, compact
 from disbud.errors import DisbudError
-from disbud.isolation import Example, bare, device_of, forward, leaves
+from disbud.isolation import Example, bare, forward, leaves, on_device, the_device
 from disbud.measures import cost
 from disbud.origin import Json
 from disbud.seeds import generator, global_streams
@@ -126,12 +126,10 @@ def bench(
     ticket.check(model)
     if rounds < 1:
         raise DisbudError(f"rounds={rounds} is how often each route is timed: a number of at least 1")
-    device = device_of(model)
-    if device is None:
-        raise DisbudError("the model has no parameters, or has them on several devices; it must be on one")
+    device = the_device(model)
     full = copy.deepcopy(model).cpu()
     ticket.apply_(full)
-    example = _each_tensor(example, lambda leaf: leaf.cpu())
+    example = on_device(example, torch.device("cpu"))
     _settle(full, example)
     batch = _batch(example)
     small = _compacted(full, ticket, example)
@@ -217,7 +215,7 @@ def _ways(
     compiled: bool,
 ) -> list[_Way]:
     make = _step if what == "step" else _pass
-    given = _each_tensor(_noise(example), lambda leaf: leaf.to(device))
+    given = on_device(_noise(example), device)
     ways = _torchs(DENSE, model, given, make, device=device, compiled=compiled)
     if isinstance(small, str):
         ways.append(_Way("compact", refused=small))
@@ -262,12 +260,7 @@ def _torchs(
 
 def _fastest(runs: Mapping[str | None, Run]) -> str | None:
     """The memory format with the shorter run, all run in turn."""
-    times: dict[str | None, list[float]] = {form: [] for form in runs}
-    for run in runs.values():
-        run()
-    for _ in range(_COMPARING):
-        for form, run in runs.items():
-            times[form].append(_seconds(run))
+    times = in_turn(runs, rounds=_COMPARING)
     return min(times, key=lambda form: statistics.median(times[form]))
 
 
@@ -318,13 +311,7 @@ def _noise(example: Example) -> Example:
 
 def _timed(ways: Sequence[_Way], rounds: int, tell: Tell) -> Mapping[str, Timing]:
     runs = {way.name: way.run for way in ways if way.run is not None}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for run in [*runs.values(), *runs.values()]:
-        run()
-    for round_ in range(rounds):
-        for name, run in runs.items():
-            tell(round_ / rounds, name)
-            times[name].append(_seconds(run))
+    times = in_turn(runs, rounds=rounds, warming=2, tell=tell)
 
     def against(other: str, name: str) -> float:
         return statistics.median(
@@ -373,9 +360,3 @@ def _wait(kind: str) -> None:
     """Until the device has done what it was given."""
     if kind != "cpu":
         torch.get_device_module(kind).synchronize()
-
-
-def _seconds(run: Run) -> float:
-    begun = time.perf_counter()
-    run()
-    return time.perf_counter() - begun

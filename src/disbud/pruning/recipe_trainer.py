@@ -14,6 +14,7 @@ from torch import nn
 from disbud.artifacts import Json, cache_folder, digest, get_or_make
 from disbud.catalogue import Value
 from disbud.errors import DisbudError
+from disbud.isolation import the_device
 from disbud.pruning.points import Point
 from disbud.pruning.states import (
     behaviour,
@@ -26,7 +27,6 @@ from disbud.pruning.states import (
 from disbud.ticket import Ticket
 from disbud.training.batches import epoch_batches
 from disbud.training.checkpoint import identity
-from disbud.training.evaluation import the_device
 from disbud.training.loop import train
 from disbud.training.recipes import Recipe
 from disbud.training.result import Progress

@@ -13,10 +13,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from disbud.errors import DisbudError
-from disbud.isolation import isolated
+from disbud.isolation import isolated, the_device
 from disbud.parameters import parameters
 from disbud.training.checkpoint import tensors
-from disbud.training.evaluation import checked_logits, the_device
+from disbud.training.evaluation import checked_logits
 from disbud.training.surroundings import in_mode, same_kernels
 
 if TYPE_CHECKING:

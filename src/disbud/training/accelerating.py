@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from disbud.errors import DisbudError
-from disbud.training.evaluation import the_device
+from disbud.isolation import the_device
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from disbud.errors import DisbudError, unknown_name
-from disbud.isolation import device_of
+from disbud.isolation import the_device
 from disbud.training.batches import Feed
 from disbud.training.recipes import PRECISIONS
 from disbud.training.surroundings import autocast, in_mode
@@ -79,11 +79,3 @@ def checked_logits(output: object, examples: int, classes: int) -> Tensor:
             f"{classes} classes; training needs ({examples}, {classes})"
         )
     return output
-
-
-def the_device(model: nn.Module) -> torch.device:
-    """The one device the model is on."""
-    device = device_of(model)
-    if device is None:
-        raise DisbudError("the model has no parameters, or has them on several devices; it must be on one")
-    return device

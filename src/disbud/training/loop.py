@@ -12,11 +12,12 @@ import torch
 from torch.nn import functional as F
 
 from disbud.errors import DisbudError
+from disbud.isolation import the_device
 from disbud.seeds import derive
 from disbud.training.accelerating import accelerated
 from disbud.training.batches import Feed, epoch_batches, order_of
 from disbud.training.checkpoint import Checkpoint, Position, identity
-from disbud.training.evaluation import checked_logits, evaluate_feed, the_device
+from disbud.training.evaluation import checked_logits, evaluate_feed
 from disbud.training.guard import sparse
 from disbud.training.recipes import Recipe, parse_recipe, recipe_for
 from disbud.training.result import Divergence, Epoch, Progress, Result
