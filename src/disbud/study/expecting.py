@@ -8,11 +8,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+import torch
+
 from disbud.catalogue import parse
 from disbud.data.catalogue import CATALOGUE as DATA
 from disbud.errors import DisbudError
+from disbud.measures import cost
 from disbud.methods.catalogue import CATALOGUE as METHODS
-from disbud.models import parameter_count
+from disbud.models import CATALOGUE as MODELS
+from disbud.models import build
 from disbud.study.engines import Expected
 from disbud.study.record import Record
 from disbud.study.trial import Trial
@@ -21,7 +25,13 @@ from disbud.training.recipes import parse_recipe
 _EXAMPLES = {"digits": 1438}
 _MANY_EXAMPLES = 50_000  # where nothing says how many there are
 _LOOKED_AT = 100  # examples a round of pruning
-_SOME_WEIGHTS = 1_000_000
+_SOME_SIZE = (10_000_000, 10)  # multiply-adds and layers of a network that disbud does not know
+_A_SECOND, _A_CALL = (
+    5e10,
+    4e-4,
+)  # multiply-adds a second, seconds that a layer takes for a batch of next to nothing
+_SHAPES = {"digits": (1, 8, 8)}
+_SOME_SHAPE = (3, 32, 32)
 _Kind = tuple[str, str, str, str]
 
 
@@ -89,15 +99,20 @@ def longest_first(trials: Sequence[Trial], expectations: Expectations) -> list[T
 
 @lru_cache(maxsize=4096)
 def work(trial: Trial) -> float:
-    """Weights times examples, in training and in pruning: a number that needs neither data nor a clock."""
-    weights = _weights(trial.model)
-    trained = weights * _examples(trial.data) * parse_recipe(trial.recipe).epochs
+    """The seconds on a machine of round numbers, in training and in pruning: this needs neither data nor a clock."""
+    recipe = parse_recipe(trial.recipe)
+    computed, layers = _size(trial.model, _shape(trial.data))
+
+    def passes(examples: float) -> float:  # forward and back
+        return 3 * computed * examples / _A_SECOND + layers * examples / recipe.batch_size * _A_CALL
+
+    trained = passes(_examples(trial.data) * recipe.epochs)
     method = METHODS.get(parse(trial.method).name)
     if method is None:
         return trained
     if method.trains:
         return trained * (1 + _rounds(trial, method.rounds))
-    return trained + weights * _LOOKED_AT * _rounds(trial, method.rounds)
+    return trained + passes(_LOOKED_AT * _rounds(trial, method.rounds))
 
 
 def _rounds(trial: Trial, default: int) -> int:
@@ -106,11 +121,24 @@ def _rounds(trial: Trial, default: int) -> int:
 
 
 @lru_cache(maxsize=128)
-def _weights(model: str) -> int:
+def _size(model: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """What a network that disbud knows by name computes for one example, and in how many layers."""
+    if parse(model).name not in MODELS:
+        return _SOME_SIZE
     try:
-        return parameter_count(model).total
-    except (DisbudError, RuntimeError, TypeError):  # a network of one's own that takes no 32x32 image
-        return _SOME_WEIGHTS
+        table = cost(build(model, input_shape=shape), None, example=torch.zeros(1, *shape))
+    except DisbudError:  # it takes no images of this shape: running the trial will say so
+        return _SOME_SIZE
+    return int(str(table.summary["multiply_adds"])), len(table)
+
+
+def _shape(data: str) -> tuple[int, ...]:
+    spec = parse(data)
+    known = DATA[spec.name].settings if spec.name in DATA else {}
+    size, channels = (spec.settings.get(key, known.get(key)) for key in ("size", "channels"))
+    if isinstance(size, int) and isinstance(channels, int):
+        return channels, size, size
+    return _SHAPES.get(spec.name, _SOME_SHAPE)
 
 
 def _examples(data: str) -> int:
