@@ -268,7 +268,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path, more:
 
 
 def wait_for_news(folder: Path, process: multiprocessing.process.BaseProcess) -> bool:
-    """Wait until the process has written something; False where it came to its end first."""
+    """Wait until the process has kept something it can go on from; False where it came to its end first."""
     before = written(folder)
     while process.exitcode is None:
         if written(folder) != before:
@@ -278,8 +278,11 @@ def wait_for_news(folder: Path, process: multiprocessing.process.BaseProcess) ->
 
 
 def written(folder: Path) -> dict[str, int]:
+    """When each checkpoint and each finished run was put there; locks and files half written are none."""
     found = {}
-    for path in folder.glob("*") if folder.is_dir() else ():
+    for path in folder.glob("[!.]*") if folder.is_dir() else ():
+        if path.suffix in (".lock", ".part"):
+            continue
         with contextlib.suppress(FileNotFoundError):
             found[path.name] = path.stat().st_mtime_ns
     return found
