@@ -25,7 +25,8 @@ class Method(Entry):
     `densities` None ranks all layers together; a density rule ranks each layer by itself. `rounds` and `schedule` are
     defaults. In a method with `regrowth`, a weight pruned in one round may return in the next. `batch_norm` is the mode
     BatchNorm is in while scoring. A construction of `whole_channels` keeps as many weights as they allow, at most what
-    its budget says in all.
+    its budget says in all. `finish` names a function that may move weights of the masks that scores gave, and say
+    which weights they are to start from.
     """
 
     source: str = ""
@@ -38,6 +39,7 @@ class Method(Entry):
     construction: bool = False
     trains: bool = False
     whole_channels: bool = False
+    finish: str = ""
 
 
 _RANDOM, _MAGNITUDE = "disbud.methods.random:random", "disbud.methods.magnitude:magnitude"
@@ -169,6 +171,18 @@ _METHODS = [
         needs="batches",
         rounds=100,
         batch_norm="eval",
+    ),
+    Method(
+        "poise",
+        "width where signals are normalised, strong paths where not; starts in balance",
+        "disbud.methods.poise:poise",
+        settings={"concentration": 0.75, "normalised": 0.5, "signal": 0.3},
+        source="disbud",
+        needs="batches",
+        densities="erk",
+        rounds=40,
+        batch_norm="eval",
+        finish="disbud.methods.poise:poised",
     ),
     Method(
         "prospr",

@@ -69,7 +69,7 @@ def _active(s: Scoring, batch: object) -> _Active:
     """J, summed over the batch where K is the same for all of it."""
     dtype, patterns = _dtype(s), _Patterns()
     with torch.no_grad(), s.using(s.masked()), patterns:
-        inputs = _given(s, batch)
+        inputs = s.given(batch)
     found = [leaf for leaf in leaves(inputs) if isinstance(leaf, Tensor)]
     alike = all(x.is_floating_point() for x in found)
     squares = _numbers(inputs, lambda x: x.to(dtype).square())
@@ -81,17 +81,6 @@ def _active(s: Scoring, batch: object) -> _Active:
     with torch.no_grad(), _linear(s, weights, squares, Survivors({}, None), patterns) as (outputs, signals):
         paths, exponent = signals.align(outputs)
     return _Active([j.sum(0, keepdim=True) for j in paths] if alike else paths, exponent, ones, alike)
-
-
-def _given(s: Scoring, batch: object) -> Inputs:
-    """Run the model on a batch, and see what it is given: the batch itself if that is a tensor, else by the loss."""
-    given: list[Inputs] = []
-    handle = s.model.register_forward_pre_hook(lambda _, *call: given.append(call), with_kwargs=True)
-    try:
-        s.model(batch) if isinstance(batch, Tensor) else s.loss(batch)
-    finally:
-        handle.remove()
-    return given[0]
 
 
 def _numbers(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:

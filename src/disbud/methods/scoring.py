@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from disbud.errors import DisbudError
+from disbud.graph.flow import Inputs
 from disbud.graph.layers import Layer
 from disbud.isolation import Example, device_of, on_device, standing_in
 from disbud.methods.evidence import Evidence, Loss, size_of
@@ -141,6 +142,18 @@ class Scoring:
             for name, part in new.items():
                 total[name] = total[name].lerp(part, size / seen) if name in total else part
         return total
+
+    def given(self, batch: object) -> Inputs:
+        """What the model is given for a batch: the batch itself if it is a tensor, else what the loss calls it with."""
+        met: list[Inputs] = []
+        handle = self.model.register_forward_pre_hook(lambda _, *call: met.append(call), with_kwargs=True)
+        try:
+            self.model(batch) if isinstance(batch, Tensor) else self.loss(batch)
+        finally:
+            handle.remove()
+        if not met:
+            raise DisbudError("the loss never called the model, so what it is given cannot be seen")
+        return met[0]
 
     def call(self, weights: Mapping[str, Tensor], *args: object, **kwargs: object) -> object:
         """The model's output with these weights in the place of its own."""

@@ -79,7 +79,7 @@ def at_effective(
             "method keeps leaps there",
             stacklevel=3,
         )
-    return Made(best.masks, {**best.settings, "count": "effective"}, best.evidence)
+    return best._replace(settings={**best.settings, "count": "effective"})
 
 
 def _between(low: tuple[int, int], high: tuple[int, int], wanted: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from disbud.catalogue import Value, check_settings
+from disbud.catalogue import Value, check_settings, resolve
 from disbud.errors import DisbudError, unknown_name
 from disbud.graph import is_chain
 from disbud.methods.catalogue import Method
@@ -45,6 +45,13 @@ class Plan:
         """The scores of one round."""
         function: Score = self.method.load()  # type: ignore[assignment]
         return function(scoring, **self.score_settings)
+
+    def finish(self, scoring: Scoring, masks: Tensors) -> tuple[Tensors, Tensors | None]:
+        """The masks as the method leaves them, and the weights to start from where it says which."""
+        if not self.method.finish:
+            return masks, None
+        function = resolve(self.method.finish)
+        return function(scoring, masks, singly=not self.by_groups, **self.score_settings)  # type: ignore[return-value]
 
     def to_json(self) -> dict[str, Json]:
         """What goes into the ticket's origin."""

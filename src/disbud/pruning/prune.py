@@ -121,14 +121,13 @@ def prune(
         entry, inner, settings, densities=densities, rounds=rounds, schedule=schedule, keep=keep, regrowth=regrowth,
         batch_norm=batch_norm, granularity=granularity, aggregate=aggregate,
     )  # fmt: skip
-    start = None
     if entry.trains:
         how.check_no_scores(batches=batches, loss=loss, batch_norm=batch_norm, regrowth=regrowth)
         check_values(inner, layers)
         by_rounds = rounds is not None or schedule is not None
         descent = Descent.of(plan, layers, sparsity, asked="per_level" in settings, by_rounds=by_rounds)
         found, resolved = by_training(plan, descent, inner, how, seed=seed)
-        made, start = Made(found.masks, resolved, how.evidence()), start_of(found.start)
+        made = Made(found.masks, resolved, how.evidence(), found.start)
     else:
 
         def make(sparsity: float | None) -> Made:
@@ -149,7 +148,7 @@ def prune(
         fingerprint=fingerprint(inner),
         parents=parents,
     )
-    return Ticket(made.masks, origin, start)
+    return Ticket(made.masks, origin, None if made.start is None else start_of(made.start))
 
 
 def scores(

@@ -18,11 +18,12 @@ from disbud.pruning.sources import scoring_of
 
 
 class Made(NamedTuple):
-    """Masks, the settings as they were resolved, and what was looked at."""
+    """Masks, the settings as they were resolved, what was looked at, and the weights to start from if they change."""
 
     masks: Mapping[str, Tensor]
     settings: Mapping[str, Json]
     evidence: Mapping[str, Json] | None
+    start: Mapping[str, Tensor] | None = None
 
 
 def by_scores(
@@ -42,6 +43,7 @@ def by_scores(
     )
     with isolated(model, seed=seed, batch_norm=plan.batch_norm):
         masks = (masks_by_groups if plan.by_groups else masks_of)(plan, scoring, sparsity)
+        masks, start = plan.finish(scoring, masks)
     settings = plan.to_json()
     looked_at = None
     if evidence is not None and evidence.batches > 0:  # a construction may look at data, or not
@@ -53,4 +55,4 @@ def by_scores(
         }
     if plan.granularity.kind != "weight":
         settings |= record(plan, layers, sparsity, masks)
-    return Made(masks, settings, looked_at)
+    return Made(masks, settings, looked_at, start)
