@@ -1,8 +1,9 @@
 """What disbud.accelerate takes off a training step and off inference, against torch's own dense code.
 
-One thread. Every run of ours is timed between two of each dense model, and a ratio is the median of such pairs; the
-dense model is in the faster of its two memory formats. Times are seconds of the processor, to which other programs on a
-busy machine add less than to those of the clock; they still share caches and the memory's pace. Images of 32 pixels.
+One thread. Every run of ours is timed between two of each dense model, each after an untimed one of its own, and a
+ratio is the median of such pairs; the dense model is in the faster of its two memory formats. Times are seconds of the
+processor, to which other programs on a busy machine add less than to those of the clock; they still share caches and
+the memory's pace. Images of 32 pixels.
 
     python benchmarks/speed.py                    all tables
     python benchmarks/speed.py vgg11 synflow      some: vgg11, resnet18, synflow, inference, threads, memory, parts
@@ -297,6 +298,8 @@ def show(
 
 
 def seconds(run: Run) -> float:
+    """Of a run that comes after one of its own, as in a loop: what the other side left in the caches is gone."""
+    run()
     begun = time.process_time()
     run()
     return time.process_time() - begun

@@ -1,9 +1,10 @@
-"""Every table of docs/findings.md: the six reproductions at their default size, on drawn shapes.
+"""Every table of docs/findings.md and docs/poise.md: reproductions at their default size, and the studies of poise.
 
     python docs/findings.py [NAME ...] [--workers N]   core-hours each; trials that the store has are not run again
-    python docs/findings.py tables                     prints the tables of what lies in docs/findings/
+    python docs/findings.py tables [NAME ...]          prints the tables of what lies in docs/findings/
 
-Each is `disbud reproduce NAME`; what came of its claims lies in docs/findings/NAME.json, accuracies beside them.
+NAME is that of a reproduction, or of a study file docs/findings/NAME.toml; none means all. What came of its claims lies
+in docs/findings/NAME.json, accuracies beside them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from disbud.cli.verdicts import findings_json
 from disbud.files import write_atomically
 from disbud.reproductions import CATALOGUE, reproduction
-from disbud.study import Findings, Pool, Progress
+from disbud.study import Findings, Pool, Progress, Study
 from disbud.study.frame import FIRST_CALIBRATION
 
 FOLDER = Path(__file__).parent / "findings"
@@ -30,9 +31,10 @@ _EVERY = 60.0  # seconds between lines of progress
 
 def run(names: Sequence[str], *, workers: int | None) -> None:
     FOLDER.mkdir(exist_ok=True)
-    for name in names or CATALOGUE:
+    for name in names:
+        study = reproduction(name) if name in CATALOGUE else Study.load(FOLDER / f"{name}.toml")
         began = time.perf_counter()
-        findings = reproduction(name).run(engine=Pool(workers), tell=_Told(name))
+        findings = study.run(engine=Pool(workers), tell=_Told(name))
         kept = document(findings, seconds=time.perf_counter() - began)
         write_atomically(FOLDER / f"{name}.json", json.dumps(kept, indent=1).encode())
         print(name, f"{kept['seconds']} s, {kept['core_seconds']} s of trials", flush=True)
@@ -77,14 +79,16 @@ def _spread(values: list[float]) -> tuple[float, float, int]:
     return round(statistics.fmean(values), 5), round(deviation, 5), len(values)
 
 
-def tables() -> None:
-    for name in CATALOGUE:
+def tables(names: Sequence[str]) -> None:
+    for name in names:
         path = FOLDER / f"{name}.json"
         if path.exists():
-            show(name, json.loads(path.read_text()))
+            document = json.loads(path.read_text())
+            show(document)
+            accuracies(document)
 
 
-def show(name: str, document: dict[str, object]) -> None:
+def show(document: dict[str, object]) -> None:
     minutes = f"{float(str(document['core_seconds'])) / 60:.0f} core-minutes"
     print(f"\n### {document['title']}\n\n`{document['command']}`: {document['trials']} trials, {minutes}.\n")
     print("| claim | | verdict | evidence |\n|---|---|---|---|")
@@ -121,12 +125,35 @@ def _one(cell: dict[str, object]) -> str:
     )
 
 
+def accuracies(document: dict[str, object]) -> None:
+    """A table a network: methods and what was done to their tickets, by sparsity."""
+    rows = document["accuracies"]
+    assert isinstance(rows, list)
+    for model in dict.fromkeys(row[0] for row in rows):
+        of_model = [row for row in rows if row[0] == model]
+        dense = next((row for row in of_model if row[1] == "dense"), None)
+        sparsities = [s for s in dict.fromkeys(row[3] for row in of_model) if s]
+        print(f"\n{model}" + (f", dense {_percent(dense)}" if dense else "") + "\n")
+        print(f"| method | | {' | '.join(sparsities)} |\n|---|---|{'---|' * len(sparsities)}")
+        for method, altered in dict.fromkeys((row[1], row[2]) for row in of_model if row[1] != "dense"):
+            found = {row[3]: row for row in of_model if row[1:3] == [method, altered]}
+            cells = [_percent(found[s]) if s in found else "" for s in sparsities]
+            print(f"| {method} | {altered} | {' | '.join(cells)} |")
+
+
+def _percent(row: list[object]) -> str:
+    mean, deviation = (100 * float(str(value)) for value in row[4:6])
+    return f"{mean:.1f} ± {deviation:.1f}"
+
+
 def main(given: list[str]) -> None:
-    if given == ["tables"]:
-        tables()
+    every = [*CATALOGUE, *sorted(path.stem for path in FOLDER.glob("*.toml"))]
+    names = [word for word in given if word in every] or every
+    if given[:1] == ["tables"]:
+        tables(names)
         return
     workers = int(given[given.index("--workers") + 1]) if "--workers" in given else None
-    run([word for word in given if word in CATALOGUE], workers=workers)
+    run(names, workers=workers)
 
 
 if __name__ == "__main__":
