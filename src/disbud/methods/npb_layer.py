@@ -160,9 +160,13 @@ class LayerChoice:
         order = np.where(live[at], self.order[at].numpy(), np.inf)
         if before is not None:
             order = order - 2.0 * before[at]
-        rank = order.argsort(1).argsort(1)
+        wanted = counts[at]
+        last = np.take_along_axis(np.sort(order, axis=1), wanted[:, None] - 1, axis=1)
+        chosen = order <= last
+        tied = np.flatnonzero(chosen.sum(1) != wanted)
+        chosen[tied] = order[tied].argsort(1).argsort(1) < wanted[tied, None]
         blocks = np.zeros(live.shape, bool)
-        blocks[at] = rank < counts[at][:, None]
+        blocks[at] = chosen
         return blocks
 
 

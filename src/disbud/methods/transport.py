@@ -109,7 +109,7 @@ def deal(units: Counts, columns: int, rng: np.random.Generator) -> Counts:
         found[row] = whole
         load += whole
         if rest:
-            least = np.argsort(load + rng.random(columns))[:rest]
+            least = np.argpartition(load + rng.random(columns), rest)[:rest]
             found[row, least] += 1
             load[least] += 1
     return found
