@@ -177,7 +177,6 @@ _METHODS = [
         "width where signals are normalised, strong paths where not; starts in balance",
         "disbud.methods.poise:poise",
         settings={"concentration": 0.75, "normalised": 0.5, "signal": 0.3},
-        source="disbud",
         needs="batches",
         densities="erk",
         rounds=40,
