@@ -16,6 +16,7 @@ from disbud.cli import main
 from disbud.diagnosis import Signs, findings, signs
 from disbud.diagnosis.findings import verdict
 from disbud.measures import cost, paths
+from disbud.models import build
 from networks import NETWORKS
 
 ROW = torch.zeros(1, 12)
@@ -194,6 +195,17 @@ def test_the_doctor_prunes_as_prune_does_and_repeats_itself() -> None:
         case.signs.to_json() for case in again.cases if case.signs
     ]
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_signs_of_a_ticket_with_a_start_are_those_of_the_weights_it_starts_from() -> None:
+    model, started = (build("mlp:hidden=20+20+20+20", classes=4, input_shape=(12,)) for _ in range(2))
+    batch = (torch.randn(40, 12, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 4)
+    found = disbud.doctor(model, sparsity=0.8, methods=["poise:signal=1", "poise:signal=0"], batches=[batch])
+    ticket = found["poise:signal=1"].ticket
+    assert ticket is not None
+    ticket.start_(started)
+    assert found["poise:signal=1"].signs == signs(started, ticket, example=batch[0][:1], inputs=batch[0])
+    assert found["poise:signal=1"].signs.gradient > 1.5 * found["poise:signal=0"].signs.gradient
 
 
 def test_a_method_that_fails_says_why_and_does_not_end_the_others() -> None:

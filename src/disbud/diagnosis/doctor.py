@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from disbud.diagnosis.balance import SHARES, Plane, undefined
 from disbud.diagnosis.findings import GREEN, Finding, findings, verdict
 from disbud.diagnosis.signs import Signs, signs
 from disbud.errors import DisbudError, unknown_name
-from disbud.isolation import Example
+from disbud.isolation import Example, bare
 from disbud.measures import Table
 from disbud.measures.table import Value
 from disbud.methods.catalogue import CATALOGUE
@@ -128,7 +129,7 @@ def doctor(
         )  # fmt: skip
 
     def read(ticket: Ticket) -> Signs:
-        return signs(model, ticket, example=example, inputs=first, seed=seed)
+        return signs(_as_it_starts(model, ticket), ticket, example=example, inputs=first, seed=seed)
 
     cases = []
     for number, name in enumerate(names):
@@ -137,6 +138,15 @@ def doctor(
         case = _case(name, pruned, read, dense)
         cases.append(case if plane is None else replace(case, balance=_balance(case, plane)))
     return Diagnosis(sparsity, dense, tuple(sorted(cases, key=_rank)))
+
+
+def _as_it_starts(model: nn.Module, ticket: Ticket) -> nn.Module:
+    """The model, or a copy with the weights that the ticket starts from."""
+    if ticket.start is None:
+        return model
+    started = copy.deepcopy(bare(model))
+    ticket.start_(started)
+    return started
 
 
 def _case(
