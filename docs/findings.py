@@ -32,7 +32,9 @@ _EVERY = 60.0  # seconds between lines of progress
 def run(names: Sequence[str], *, workers: int | None) -> None:
     FOLDER.mkdir(exist_ok=True)
     for name in names:
-        study = reproduction(name) if name in CATALOGUE else Study.load(os.path.relpath(FOLDER / f"{name}.toml"))
+        study = (
+            reproduction(name) if name in CATALOGUE else Study.load(os.path.relpath(FOLDER / f"{name}.toml"))
+        )
         began = time.perf_counter()
         findings = study.run(engine=Pool(workers), tell=_Told(name))
         kept = document(findings, seconds=time.perf_counter() - began)
