@@ -78,6 +78,27 @@ def test_with_one_path_as_good_as_another_it_is_synflow_on_those_inputs() -> Non
     assert ours.start is None
 
 
+def test_named_inputs_count_as_others_do() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = plain()
+
+        def forward(self, *, x: Tensor) -> Tensor:
+            return self.net(x)  # type: ignore[no-any-return]
+
+    def loss(model: nn.Module, batch: object) -> Tensor:
+        return model(x=batch).square().mean()  # type: ignore[no-any-return]
+
+    named = disbud.prune(
+        Named(), "poise", sparsity=0.6, batches=[{"x": X}], loss=lambda m, b: loss(m, b["x"])
+    )
+    given = disbud.prune(plain(), "poise", sparsity=0.6, batches=[(X, Y)])
+    assert [mask.tolist() for mask in named.masks.values()] == [
+        mask.tolist() for mask in given.masks.values()
+    ]
+
+
 def test_a_layer_before_a_normalisation_has_the_exponent_of_its_own() -> None:
     model = normed()
     batches = [(X, Y)]

@@ -34,9 +34,7 @@ def poise(s: Scoring, *, concentration: float, normalised: float, signal: float)
         s.memo["level"] = strength(s, s.weights, inputs).normalised
     level = s.memo["level"]
     assert isinstance(level, frozenset)
-    found = flow(
-        s, torch.abs, biases="drop", dtype="float32", inputs=(tree_map(_spread, inputs[0]), inputs[1])
-    )
+    found = flow(s, torch.abs, biases="drop", dtype="float32", inputs=tree_map(_spread, inputs))
     scores = {}
     for name, passing in found.items():
         c = normalised if name in level else concentration
