@@ -30,7 +30,7 @@ def reproduction(
     >>> from disbud.reproductions import reproduction
     >>> study = reproduction("immunity", size="quick")
     >>> study.name, len(study.form.claim), len(study.trials()) > 100
-    ('immunity-quick', 7, True)
+    ('immunity-quick', 9, True)
     """
     if name not in CATALOGUE:
         raise unknown_name("reproduction", name, CATALOGUE)
