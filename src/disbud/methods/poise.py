@@ -15,7 +15,7 @@ from disbud.graph import reach
 from disbud.graph.flow import Inputs
 from disbud.isolation import Example
 from disbud.methods.scoring import Scoring, Tensors
-from disbud.methods.strength import strength, strengthened
+from disbud.methods.strength import Strength, strength, strengthened
 from disbud.methods.synflow import flow
 from disbud.ticket import Ticket
 
@@ -30,10 +30,7 @@ def poise(s: Scoring, *, concentration: float, normalised: float, signal: float)
     """
     _check(concentration=concentration, normalised=normalised, signal=signal)
     inputs = _inputs(s)
-    if "level" not in s.memo:
-        s.memo["level"] = strength(s, s.weights, inputs).normalised
-    level = s.memo["level"]
-    assert isinstance(level, frozenset)
+    level = _dense(s).normalised
     found = flow(s, torch.abs, biases="drop", dtype="float32", inputs=tree_map(_spread, inputs))
     scores = {}
     for name, passing in found.items():
@@ -52,7 +49,7 @@ def poised(
     inputs = _inputs(s)
     if singly:
         masks = _all_on_paths(s, masks, _as_example(s, inputs))
-    return masks, strengthened(s, masks, inputs, signal) if signal else None
+    return masks, strengthened(s, masks, inputs, _dense(s), signal) if signal else None
 
 
 def _all_on_paths(s: Scoring, masks: Tensors, example: Example) -> Tensors:
@@ -92,6 +89,14 @@ def _filled(weight: Tensor, mask: Tensor, room: Tensor, wanted: int) -> Tensor:
     missing = min(wanted - int(mask.sum()), int(room.sum()))
     largest = weight.abs().masked_fill(~room, -1).flatten().topk(missing).indices
     return mask.flatten().index_fill(0, largest, value=True).view(mask.shape)
+
+
+def _dense(s: Scoring) -> Strength:
+    """How strong the signals are before anything is pruned."""
+    found = s.memo.get("dense") or strength(s, s.weights, _inputs(s))
+    assert isinstance(found, Strength)
+    s.memo["dense"] = found
+    return found
 
 
 def _inputs(s: Scoring) -> Inputs:

@@ -57,14 +57,13 @@ def strength(s: Scoring, weights: Tensors, inputs: Inputs) -> Strength:
     return Strength(square**0.5, powers)
 
 
-def strengthened(s: Scoring, masks: Tensors, inputs: Inputs, signal: float) -> Tensors:
+def strengthened(s: Scoring, masks: Tensors, inputs: Inputs, dense: Strength, signal: float) -> Tensors:
     """All parameters, with the weights that masks are on scaled layer by layer, by factors found under the masks.
 
     In a normalised layer scale is how fast directions turn in training: the larger, the slower. There the kept weights
     get the mean square of the dense layer's, so that choosing large ones slows nothing. The other layers are raised by
     one common factor where the outputs spread less than `signal` of the dense network's, until they spread as far.
     """
-    dense = strength(s, s.weights, inputs)
     factors = dict.fromkeys(s.weights, 1.0)
     for name in dense.normalised:
         kept = s.weights[name][masks[name]].float().square().mean() if bool(masks[name].any()) else 0.0
