@@ -184,7 +184,7 @@ def test_the_power_of_a_layer_is_its_share_of_what_outputs_follow() -> None:
             expected = [float((part * (a + b)).sum() / (a + b).square().sum()) for part in (a, b)]
             assert sum(expected) == pytest.approx(1)
         assert list(found.powers.values()) == pytest.approx(expected, abs=1e-3)
-        assert found.spread == pytest.approx(spread(model) if model is not both else found.spread, rel=1e-3)
+        assert found.spread == pytest.approx(spread(model), rel=1e-3)
 
 
 def test_training_begins_with_the_start_and_other_masks_can_have_it() -> None:

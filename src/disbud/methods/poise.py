@@ -29,9 +29,9 @@ def poise(s: Scoring, *, concentration: float, normalised: float, signal: float)
     Inputs that are the same in all examples, such as dark corners, get no weights. Labels have no say.
     """
     _check(concentration=concentration, normalised=normalised, signal=signal)
-    inputs = _inputs(s)
     level = _dense(s).normalised
-    found = flow(s, torch.abs, biases="drop", dtype="float32", inputs=tree_map(_spread, inputs))
+    spread = s.once("spread", lambda: tree_map(_spread, _inputs(s)))
+    found = flow(s, torch.abs, biases="drop", dtype="float32", inputs=spread)
     scores = {}
     for name, passing in found.items():
         c = normalised if name in level else concentration
@@ -93,20 +93,17 @@ def _filled(weight: Tensor, mask: Tensor, room: Tensor, wanted: int) -> Tensor:
 
 def _dense(s: Scoring) -> Strength:
     """How strong the signals are before anything is pruned."""
-    found = s.memo.get("dense") or strength(s, s.weights, _inputs(s))
-    assert isinstance(found, Strength)
-    s.memo["dense"] = found
-    return found
+    return s.once("dense", lambda: strength(s, s.weights, _inputs(s)))
 
 
 def _inputs(s: Scoring) -> Inputs:
     """What the model is given for the first batch."""
-    if "inputs" not in s.memo:
+
+    def given() -> Inputs:
         with torch.no_grad():
-            s.memo["inputs"] = s.given(next(s.batches()))
-    found = s.memo["inputs"]
-    assert isinstance(found, tuple)
-    return found
+            return s.given(next(s.batches()))
+
+    return s.once("inputs", given)
 
 
 def _spread(leaf: object) -> object:

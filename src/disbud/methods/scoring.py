@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from disbud.methods.evidence import Evidence, Loss, size_of
 from disbud.selection.flags import pick, places
 
 Tensors = dict[str, Tensor]
+Kept = TypeVar("Kept")
 Score = Callable[..., Tensors]
 
 
@@ -83,6 +85,12 @@ class Scoring:
         self.dropped = {name: where[name].index_select(0, places(~choice)) for name, choice in chosen.items()}
         self._positions = {name: pick(where[name], choice) for name, choice in chosen.items()}
         self._masks = None
+
+    def once(self, what: str, make: Callable[[], Kept]) -> Kept:
+        """What `make` gives, in the first round that asks for it and in all later ones."""
+        if what not in self.memo:
+            self.memo[what] = make()
+        return self.memo[what]  # type: ignore[return-value]
 
     def generator(self, layer: str) -> torch.Generator:
         """The random stream of one layer in this round: no layer's draws depend on the others or on their order."""

@@ -26,10 +26,8 @@ _EXAMPLES = {"digits": 1438}
 _MANY_EXAMPLES = 50_000  # where nothing says how many there are
 _LOOKED_AT = 100  # examples a round of pruning
 _SOME_SIZE = (10_000_000, 10)  # multiply-adds and layers of a network that disbud does not know
-_A_SECOND, _A_CALL = (
-    5e10,
-    4e-4,
-)  # multiply-adds a second, seconds that a layer takes for a batch of next to nothing
+_A_SECOND = 5e10  # multiply-adds
+_A_CALL = 4e-4  # seconds that a layer takes for a batch of next to nothing
 _SHAPES = {"digits": (1, 8, 8)}
 _SOME_SHAPE = (3, 32, 32)
 _Kind = tuple[str, str, str, str]
