@@ -9,10 +9,10 @@ in docs/findings/NAME.json, accuracies beside them.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -148,15 +148,23 @@ def _percent(row: list[object]) -> str:
     return f"{mean:.1f} ± {deviation:.1f}"
 
 
-def main(given: list[str]) -> None:
+def main() -> None:
     every = [*CATALOGUE, *sorted(path.stem for path in FOLDER.glob("*.toml"))]
-    names = [word for word in given if word in every] or every
-    if given[:1] == ["tables"]:
-        tables(names)
-        return
-    workers = int(given[given.index("--workers") + 1]) if "--workers" in given else None
-    run(names, workers=workers)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(["tables", *every]))
+    parser.add_argument("--workers", type=int, help="processes (as many as there are cores)")
+    given = parser.parse_args()
+    names = [name for name in given.names if name != "tables"]
+    for name in names:
+        if name not in every:
+            parser.error(f"there is no {name!r}; there are {', '.join(every)}")
+    if "tables" in given.names:
+        tables(names or every)
+    else:
+        run(names or every, workers=given.workers)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
