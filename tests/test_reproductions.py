@@ -16,6 +16,7 @@ from disbud.reproductions import CATALOGUE, SIZES, reproduction, robust
 from disbud.reproductions.depth import densities_fall
 from disbud.reproductions.distributions import Kept, distance, kept_weights
 from disbud.reproductions.immunity import gaussian_ratio
+from disbud.reproductions.labels import labels_hardly_matter
 from disbud.reproductions.order import changes_places
 from disbud.study import Frame, InProcess, Record, Seeds, Study, Trial
 from disbud.study.deciding import Setting
@@ -51,6 +52,49 @@ def test_unknown_names_suggest_known_ones() -> None:
         reproduction("imunity")
     with pytest.raises(DisbudError, match="did you mean 'quick'"):
         reproduction("immunity", size="quik")
+
+
+# Labels
+
+
+def test_what_random_labels_leave_of_a_mask_is_counted_beyond_chance() -> None:
+    """Held to scores, topk and simulated random masks: on digits about seven tenths are left, so the claim fails."""
+    import disbud
+
+    seeds = range(4)
+    place = Trial("lenet-300-100", "digits", "digits", "snip", 0.9)
+    setting = Setting(Frame((), {Seeds.all(i): i for i in seeds}))
+    found = labels_hardly_matter(NO_FORM, setting, [place]).results  # type: ignore[attr-defined]
+    shares = []
+    for seed in seeds:
+        dataset = disbud.data.load("digits", seed=seed)
+        model = disbud.models.build("lenet-300-100", classes=10, input_shape=(1, 8, 8), seed=seed)
+        first = disbud.prune(model, "snip", sparsity=0.9, batches=dataset.batches(seed=seed)).masks
+
+        def shared(batches: object, model=model, first=first, seed=seed) -> float:  # type: ignore[no-untyped-def]
+            """The intersection over union with the best of these batches, less that with weights drawn at random."""
+            scores = disbud.scores(model, "snip", batches=batches)  # type: ignore[arg-type]
+            unit = torch.Generator().manual_seed(seed)
+            drawn = {name: torch.rand(score.shape, generator=unit) for name, score in scores.items()}
+            ious = []
+            for ranked in (scores, drawn):
+                both = either = 0
+                for name, mask in first.items():
+                    best = torch.zeros(mask.numel(), dtype=torch.bool)
+                    best[ranked[name].flatten().topk(int(mask.sum())).indices] = True
+                    both += int((best & mask.flatten()).sum())
+                    either += int((best | mask.flatten()).sum())
+                ious.append(both / either)
+            return ious[0] - ious[1]
+
+        other = dataset.batches(seed=seed + 1_000_003)
+        random = disbud.interventions.on_data(other, "random-labels", seed=seed)
+        shares.append(shared(random) / shared(other))
+    decided = found["at 90.00%, as much as two batches"]
+    middle = 0.9 + (decided.interval.low + decided.interval.high) / 2
+    assert middle == pytest.approx(sum(shares) / len(shares), abs=0.02)
+    assert decided.verdict is Verdict.CONTRADICTED
+    assert found["at 90.00%, more than chance"].verdict is Verdict.SUPPORTED
 
 
 # Distributions

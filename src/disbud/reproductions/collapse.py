@@ -8,14 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from disbud.claims import Decided, for_all
-from disbud.data import load
 from disbud.graph import prunable
 from disbud.pruning import scores as scores_of
+from disbud.reproductions.reading import drawn
 from disbud.study import Trial
 from disbud.study.deciding import Setting, held
-from disbud.study.frame import FIRST_CALIBRATION
 from disbud.study.specification.forms import FunctionForm
-from disbud.study.tickets import network
 
 Scores = Mapping[str, Tensor]
 
@@ -29,12 +27,8 @@ def where_layers_empty(form: FunctionForm, setting: Setting, variants: Sequence[
     claimed: dict[str, Callable[[nn.Module], str]] = {
         "snip": _most_weights, "magnitude": _widest, "random": _fewest_weights,
     }  # fmt: skip
-    drawn = {number: seeds for seeds, number in setting.frame.numbers.items() if number < FIRST_CALIBRATION}
     hits: dict[str, dict[int, float]] = {method: {} for method in claimed}
-    for number, seeds in drawn.items():
-        trial = Trial(variants[0].model, variants[0].data, variants[0].recipe, seeds=seeds)
-        dataset = load(trial.data, seed=seeds.split)
-        model = network(trial, dataset)
+    for number, seeds, model, dataset in drawn(setting, variants[0]):
         for method, wanted in claimed.items():
             batches = dataset.batches(seed=seeds.mask) if method == "snip" else None
             scores = scores_of(model, method, batches=batches, example=dataset.example(), seed=seeds.mask)
