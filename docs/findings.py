@@ -1,7 +1,8 @@
 """Every table of docs/findings.md and docs/poise.md: reproductions at their default size, and the studies of poise.
 
     python docs/findings.py [NAME ...] [--workers N]   core-hours each; trials that the store has are not run again
-    python docs/findings.py tables [NAME ...]          prints the tables of what lies in docs/findings/
+    python docs/findings.py tables NAME ...            prints the tables of what lies in docs/findings/
+    python docs/findings.py tables                     writes those of the reproductions into docs/findings.md
 
 NAME is that of a reproduction, or of a study file docs/findings/NAME.toml; none means all. What came of its claims lies
 in docs/findings/NAME.json, accuracies beside them.
@@ -26,6 +27,7 @@ from disbud.study import Findings, Pool, Progress, Study
 from disbud.study.frame import FIRST_CALIBRATION
 
 FOLDER = Path(__file__).parent / "findings"
+_MARK = "<!-- written by docs/findings.py tables -->\n"
 _EVERY = 60.0  # seconds between lines of progress
 
 
@@ -81,24 +83,33 @@ def _spread(values: list[float]) -> tuple[float, float, int]:
     return round(statistics.fmean(values), 5), round(deviation, 5), len(values)
 
 
-def tables(names: Sequence[str]) -> None:
-    for name in names:
-        path = FOLDER / f"{name}.json"
-        if path.exists():
-            document = json.loads(path.read_text())
-            show(document)
-            accuracies(document)
+def tables(names: Sequence[str]) -> str:
+    """Claims and accuracies of what was run, as Markdown."""
+    found = [FOLDER / f"{name}.json" for name in names]
+    documents = [json.loads(path.read_text()) for path in found if path.exists()]
+    return "\n".join(part for document in documents for part in (verdicts(document), accuracies(document)))
 
 
-def show(document: dict[str, object]) -> None:
+def write_tables() -> None:
+    """Into docs/findings.md, in the place of those that it has."""
+    page = FOLDER.with_suffix(".md")
+    text, mark, _ = page.read_text().partition(_MARK)
+    write_atomically(page, f"{text}{mark}\n{tables(list(CATALOGUE))}".encode())
+
+
+def verdicts(document: dict[str, object]) -> str:
     minutes = f"{float(str(document['core_seconds'])) / 60:.0f} core-minutes"
-    print(f"\n### {document['title']}\n\n`{document['command']}`: {document['trials']} trials, {minutes}.\n")
-    print("| claim | | verdict | evidence |\n|---|---|---|---|")
+    lines = [
+        f"\n### {document['title']}\n",
+        f"`{document['command']}`: {document['trials']} trials, {minutes}.\n",
+        "| claim | | verdict | evidence |\n|---|---|---|---|",
+    ]
     claims = document["claims"]
     assert isinstance(claims, list)
     for claim in claims:
         verdict = claim["verdict"] or "not testable here"
-        print(f"| {claim['name']} | {claim['says']} | {verdict} | {_evidence(claim)} |")
+        lines.append(f"| {claim['name']} | {claim['says']} | {verdict} | {_evidence(claim)} |")
+    return "\n".join(lines)
 
 
 def _evidence(claim: dict[str, object]) -> str:
@@ -127,20 +138,22 @@ def _one(cell: dict[str, object]) -> str:
     )
 
 
-def accuracies(document: dict[str, object]) -> None:
+def accuracies(document: dict[str, object]) -> str:
     """A table a network: methods and what was done to their tickets, by sparsity."""
     rows = document["accuracies"]
     assert isinstance(rows, list)
+    lines = []
     for model in dict.fromkeys(row[0] for row in rows):
         of_model = [row for row in rows if row[0] == model]
         dense = next((row for row in of_model if row[1] == "dense"), None)
-        sparsities = [s for s in dict.fromkeys(row[3] for row in of_model) if s]
-        print(f"\n{model}" + (f", dense {_percent(dense)}" if dense else "") + "\n")
-        print(f"| method | | {' | '.join(sparsities)} |\n|---|---|{'---|' * len(sparsities)}")
+        sparsities = sorted({row[3] for row in of_model if row[3]}, key=lambda text: float(text.split()[0]))
+        lines.append(f"\n{model}" + (f", dense {_percent(dense)}:" if dense else ":") + "\n")
+        lines.append(f"| method | altered | {' | '.join(sparsities)} |\n|---|---|{'---|' * len(sparsities)}")
         for method, altered in dict.fromkeys((row[1], row[2]) for row in of_model if row[1] != "dense"):
             found = {row[3]: row for row in of_model if row[1:3] == [method, altered]}
             cells = [_percent(found[s]) if s in found else "" for s in sparsities]
-            print(f"| {method} | {altered} | {' | '.join(cells)} |")
+            lines.append(f"| {method} | {altered} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _percent(row: list[object]) -> str:
@@ -160,8 +173,10 @@ def main() -> None:
     for name in names:
         if name not in every:
             parser.error(f"there is no {name!r}; there are {', '.join(every)}")
-    if "tables" in given.names:
-        tables(names or every)
+    if "tables" in given.names and names:
+        print(tables(names))
+    elif "tables" in given.names:
+        write_tables()
     else:
         run(names or every, workers=given.workers)
 
