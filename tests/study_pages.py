@@ -47,3 +47,16 @@ def trial_rows(page: Page) -> list[dict[str, object]]:
 
 def headings(page: Page) -> list[str]:
     return re.findall(r"<h2>(.*?)</h2>", page.html.split('id="charts"')[0])
+
+
+def tile_of(page: Page, called: str) -> tuple[str, str]:
+    """The number in a tile at the top, and the line under it."""
+    found = re.search(rf"<dt>{called}</dt><dd><b>(.*?)</b><small>(.*?)</small>", page.html)
+    assert found is not None
+    return found[1], found[2]
+
+
+def forests_of(page: Page) -> list[list[str]]:
+    """The rows of each forest plot as HTML, the axis last."""
+    plots = re.findall(r'<ul class="forest">(.*?)</ul>', page.html, re.DOTALL)
+    return [re.findall(r"<li.*?</li>", plot, re.DOTALL) for plot in plots]

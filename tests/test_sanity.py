@@ -192,6 +192,21 @@ def test_the_command_prints_the_table(
     assert "give --sparsity" in capsys.readouterr().err
 
 
+def test_the_command_prints_before_it_draws(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What took hours of training is shown although the picture cannot be made."""
+    monkeypatch.setenv("DISBUD_STORE", str(tmp_path))
+    asked = ["sanity", "magnitude", "--sparsity", "0.9", "--recipe", QUICK, "--seeds", "3", "--workers", "1"]
+    failing = mock.patch("disbud.report.sanity_picture.draw_checks", side_effect=DisbudError("no picture"))
+    for more, says in (((), "magnitude at sparsity 0.9"), (("--json",), '"checks"')):
+        with failing:
+            assert main([*asked, "--plot", str(tmp_path / "checks.svg"), *more]) == 2
+        printed = capsys.readouterr()
+        assert says in printed.out
+        assert "no picture" in printed.err
+
+
 @pytest.mark.parametrize(
     ("method", "more", "says"),
     [

@@ -64,14 +64,14 @@ def sanity(
             model, method, data, sparsity=sparsity, recipe=recipe, seeds=seeds, until_decided=until_decided,
             workers=workers, store=store, tell=progress.update,
         )  # fmt: skip
-    if plot is not None:
-        from disbud.report.sanity_picture import draw_checks
-
-        draw_checks([found.to_json()], plot)
     if common.json:
         show.write_json(found.to_json())
     else:
         _show(found)
+    if plot is not None:
+        from disbud.report.sanity_picture import draw_checks
+
+        draw_checks([found.to_json()], plot)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from disbud.errors import DisbudError
 from disbud.files import write_atomically
 from disbud.report.looks import Look, looks
+from disbud.report.plotted import picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,14 +57,7 @@ def draw_balance(panels: Mapping[str, Sequence[tuple[str, Table]]], path: str | 
     names = list(dict.fromkeys(name for found in measured.values() for name, _ in found))
     if not names:
         raise DisbudError("no ticket has a balance to draw; give at least one that was measured")
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "disbud", "svg.fonttype": "none", "text.parse_math": False}):
-        content = io.BytesIO()
-        # No date in the file: the same balances give the same bytes.
-        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
-        _figure(measured, looks(names)).savefig(content, format=kind, dpi=150, metadata=dates[kind])
-    write_atomically(path, content.getvalue())
+    write_atomically(path, picture(lambda: _figure(measured, looks(names)), kind))
 
 
 def _figure(panels: Mapping[str, Sequence[tuple[str, Table]]], found: Mapping[str, Look]) -> Figure:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from disbud.errors import DisbudError
 from disbud.files import write_atomically
 from disbud.report.balance_picture import picture_kind
+from disbud.report.plotted import interval, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from disbud.origin import Json
 
@@ -24,6 +26,7 @@ _MEANING = {
 }
 _ACROSS, _WIDTH, _ROW = 4, 2.9, 0.26
 _LEAST_SPAN = 2.0  # points
+_ROOM, _OPEN = 0.03, 0.12  # of the span: where all intervals end, and where arrows need a place
 
 
 def draw_checks(
@@ -31,7 +34,8 @@ def draw_checks(
 ) -> None:
     """Write the picture as PNG, SVG or PDF, by the name: a panel a check as `SanityCheck.to_json` gives it.
 
-    Dots are mean differences from the ticket as it is, bars their intervals, the band the margin.
+    Dots are mean differences from the ticket as it is, bars their intervals, the band the margin. An interval without
+    an end, as where all differences are equal, goes to the edge.
 
     >>> import pathlib, tempfile
     >>> from disbud.report.sanity_picture import draw_checks
@@ -42,14 +46,16 @@ def draw_checks(
     ...     (pathlib.Path(folder) / "checks.svg").stat().st_size > 1000
     True
     """
-    import io
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not checks:
         raise DisbudError("there is no check to draw; give at least one")
     kind = picture_kind(path)
+    write_atomically(path, picture(lambda: _figure(checks, titles), kind))
+
+
+def _figure(checks: Sequence[Mapping[str, Json]], titles: Sequence[str]) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     names = list(dict.fromkeys(str(row["check"]) for check in checks for row in _rows(check)))
     across = min(_ACROSS, len(checks))
     down = math.ceil(len(checks) / across)
@@ -57,12 +63,12 @@ def draw_checks(
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(down, across, sharex=len(checks) > 1, sharey=True, squeeze=False)
+    grid[0, 0].set_xlim(*_limits(checks))  # first: intervals without an end are drawn to it
     for axes in grid.flat[len(checks) :]:
         axes.set_visible(False)
     for number, (axes, check) in enumerate(zip(grid.flat, checks, strict=False)):
         _panel(axes, check, names)
         axes.set_title(titles[number] if titles else _title(check), fontsize=10)
-    grid[0, 0].set_xlim(*_limits(checks))
     for axes in grid.flat[max(0, len(checks) - across) : len(checks)]:  # those with no panel below
         axes.set_xlabel("difference in accuracy, points", fontsize=9)
         axes.tick_params(axis="x", labelbottom=True)
@@ -70,9 +76,7 @@ def draw_checks(
         figure.axes[0].plot([], [], "o", color=_INK[kind], label=said)[0] for kind, said in _MEANING.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=150)
-    write_atomically(path, content.getvalue())
+    return figure
 
 
 def _panel(axes: Axes, check: Mapping[str, Json], names: Sequence[str]) -> None:
@@ -82,21 +86,32 @@ def _panel(axes: Axes, check: Mapping[str, Json], names: Sequence[str]) -> None:
     for row in _rows(check):
         y = names.index(str(row["check"]))
         ink = _INK[str(row["outcome"])]
-        low, high, middle = (100 * float(str(row[key])) for key in ("low", "high", "difference"))
-        axes.plot([low, high], [y, y], color=ink, linewidth=1.6, solid_capstyle="round")
-        axes.plot(middle, y, "o", color=ink, markersize=5)
+        interval(axes, y, _ends(row), ink=ink, width=1.6)
+        axes.plot(100 * float(str(row["difference"])), y, "o", color=ink, markersize=5)
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=6)
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _limits(checks: Sequence[Mapping[str, Json]]) -> tuple[float, float]:
-    """So wide that every interval shows whole."""
-    ends = [100 * float(str(row[key])) for check in checks for row in _rows(check) for key in ("low", "high")]
-    low, high = min([*ends, -_LEAST_SPAN]), max([*ends, _LEAST_SPAN])
-    return low - 0.03 * (high - low), high + 0.03 * (high - low)
+    """So wide that every estimate shows, and every interval as far as it has ends."""
+    rows = [row for check in checks for row in _rows(check)]
+    places = [place for row in rows for place in (*_ends(row), 100 * float(str(row["difference"])))]
+    finite = list(filter(math.isfinite, places))
+    low, high = min([*finite, -_LEAST_SPAN]), max([*finite, _LEAST_SPAN])
+    room = (_ROOM if len(finite) == len(places) else _OPEN) * (high - low)
+    return low - room, high + room
+
+
+def _ends(row: Mapping[str, Json]) -> tuple[float, float]:
+    """In points; what the command writes as JSON has null for an infinite end."""
+    low, high = row["low"], row["high"]
+    return (
+        -math.inf if low is None else 100 * float(str(low)),
+        math.inf if high is None else 100 * float(str(high)),
+    )
 
 
 def _title(check: Mapping[str, Json]) -> str:

@@ -45,7 +45,7 @@ def accuracy(known: Overview, looks: dict[str, Look]) -> Section:
         "Mean test accuracy after the last epoch and its 95 % interval over seeds, without intervention; the axis goes "
         "with the logarithm of 1 / density. Choose methods in the legend to see them alone, in every chart.",
     )
-    diverged = sum(r.diverged is not None for r in known.done)
+    diverged = sum(r.diverged is not None for r in known.charted)
     return Section(
         "Accuracy against sparsity",
         [lead, *_best(known)],

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from disbud.claims import Verdict
-from disbud.claims.words import Unit, decimals, number
-from disbud.report.forest import ForestRow, forest
+from disbud.report.forest import forest
 from disbud.report.markup import Html, escaped, joined, tag
 from disbud.report.page import Section
+from disbud.report.study_units import by_axis
 from disbud.report.words import counted, sentence
 
 if TYPE_CHECKING:
-    from disbud.study.findings import Cell, Decision
+    from disbud.study.findings import Decision
 
 _SIGNS = {
     Verdict.SUPPORTED: "\u2713",
@@ -44,24 +43,18 @@ def verdicts(decisions: Sequence[Decision]) -> Html:
 def claims(decisions: Sequence[Decision]) -> Section:
     """Each claim, its verdict, and the cells that it rests on."""
     lead = sentence(
-        "Each row is a cell of the evidence: the estimated difference, paired by seed, with its interval. The band is "
-        "the margin within which a difference does not matter, the line is zero. Full circles support the claim, "
-        "diamonds contradict it, open circles leave it open. The verdict on the whole is corrected for the number of "
-        "claims, so a claim can stay open although a cell is not.",
+        "Each row is a cell of the evidence: an estimate with its interval, which goes on where it has an arrow. "
+        "Differences are paired by seed; their band is the margin within which a difference does not matter, their "
+        "line is zero. Full circles support the claim, diamonds contradict it, open circles leave it open. The verdict "
+        "on the whole is corrected for the number of claims, so a claim can stay open although a cell is not.",
     )
     return Section("Claims", [lead], [_claim(d, i) for i, d in enumerate(decisions, start=1)])
 
 
 def _claim(decision: Decision, place: int) -> Html:
     cells = decision.cells
-    plots = [
-        forest(
-            [_row(cell) for cell in cells if cell.unit == unit],
-            unit="points" if unit == "points" else "difference",
-        )
-        for unit in dict.fromkeys(cell.unit for cell in cells)
-    ]
-    words = [tag("li", tag("b", cell.name), ": ", cell.words) for cell in cells]
+    plots = [forest(rows, axis) for axis, rows in by_axis(cells).items()]
+    words = [tag("li", *([tag("b", cell.name), ": "] if cell.name else []), cell.words) for cell in cells]
     notes = [_WANTED.get(decision.wanted, "") if len(cells) > 1 else "", _evidence(decision)]
     return tag(
         "article",
@@ -83,31 +76,6 @@ def _evidence(decision: Decision) -> str:
     if decision.p is not None:
         parts.append("p < 0.0001" if decision.p < 1e-4 else f"p = {decision.p:.2g}")
     return ", ".join(parts) + "."
-
-
-def _row(cell: Cell) -> ForestRow:
-    scale = 100.0 if cell.unit == "points" else 1.0
-    estimate, low, high, margin = (
-        None if v is None else scale * v for v in (cell.estimate, cell.low, cell.high, cell.margin)
-    )
-    return ForestRow(cell.name, cell.verdict.value, _figures(cell), estimate, low, high, margin)
-
-
-def _figures(cell: Cell) -> str:
-    """The estimate and its interval in figures, or the verdict where there is no estimate to draw."""
-    if cell.estimate is None:
-        return str(cell.verdict)
-    unit: Unit = "points" if cell.unit == "points" else "plain"
-    low, high = cell.low, cell.high
-    bounded = low is not None and high is not None and math.isfinite(high - low)
-    digits = decimals(unit, high - low) if bounded and low is not None and high is not None else 1
-    shown = number(cell.estimate, unit, digits)
-    shown = f"+{shown}" if float(shown) > 0 else shown
-    if low is not None and high is not None:
-        shown += (
-            f" ({number(low, unit, digits)} to {number(high, unit, digits)})" if bounded else " (no bounds)"
-        )
-    return shown.replace("-", "\u2212")
 
 
 def _badge(decision: Decision) -> Html:

@@ -75,7 +75,7 @@ def _table(known: Overview) -> Block:
     """A row a setting, method and sparsity; columns only for what is known."""
     places = {method: i for i, method in enumerate([DENSE, *known.methods])}
     found = grouped(
-        (r for r in known.done if r.trial.intervention is None),
+        (r for r in known.charted if r.trial.intervention is None),
         lambda r: (list(known.settings).index(setting_of(r)), sparsity_of(r), r.trial.method),
     )
     groups = dict(sorted(found.items(), key=lambda item: (*item[0][:2], places[item[0][2]])))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from disbud.errors import DisbudError
+from disbud.report.forest import reach
+from disbud.report.plotted import interval
 from disbud.report.study_numbers import (
     Overview,
     accuracies,
@@ -17,15 +20,17 @@ from disbud.report.study_numbers import (
     measured,
     setting_of,
 )
+from disbud.report.study_units import by_axis
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from disbud.report.forest import Axis, ForestRow
     from disbud.report.looks import Look
     from disbud.report.study_numbers import Mean
-    from disbud.study.findings import Cell, Findings
+    from disbud.study.findings import Findings
 
 _WIDTH = 6.9  # inches: two columns of a page of most journals and conferences
 _PANEL = 2.3  # inches a row of panels is high
@@ -66,8 +71,8 @@ def figures(findings: Findings, path: str | os.PathLike[str]) -> None:
         made = list(_figures(findings))
         if not made:
             raise DisbudError(
-                f"{findings.title or 'the study'} has no trial that is done and no claim with evidence, so there is "
-                "nothing to draw; run it first"
+                f"{findings.title or 'the study'} has no pruned trial that is done and keeps weights, and no claim "
+                "with evidence, so there is nothing to draw; run it first"
             )
         # No date in the file: the same findings give the same bytes.
         with (
@@ -87,9 +92,11 @@ def _figures(findings: Findings) -> Iterator[Figure]:
         yield _accuracy(known, found)
     if known.differences:
         yield _interventions(known, found)
-    cells = [(d.name, c) for d in findings.decisions for c in d.cells if _drawable(c)]
-    for unit in dict.fromkeys(cell.unit for _, cell in cells):
-        yield _claims([(claim, cell) for claim, cell in cells if cell.unit == unit], unit)
+    cells = [replace(c, name=_called(d.name, c.name)) for d in findings.decisions for c in d.cells]
+    for axis, rows in by_axis(cells).items():
+        drawn = [row for row in rows if row.estimate is not None]
+        if drawn:
+            yield _claims(drawn, axis)
     if any(measured(r, "paths", "log10_paths") is not None for r in known.plain):
         yield _plane(known, found)
 
@@ -139,30 +146,27 @@ def _interventions(known: Overview, looks: dict[str, Look]) -> Figure:
     return figure
 
 
-def _claims(cells: Sequence[tuple[str, Cell]], unit: str) -> Figure:
+def _claims(rows: Sequence[ForestRow], axis: Axis) -> Figure:
     """A row a cell of the evidence: its estimate, interval and margin."""
     from matplotlib.figure import Figure
 
-    scale = 100 if unit == "points" else 1
-    figure = Figure(figsize=(_WIDTH, 0.6 + _ROW * len(cells)), layout="constrained")
-    axes = figure.add_subplot()
-    faces = {"supported": "0.1", "contradicted": "0.1"}
-    for row, (_, cell) in enumerate(cells):
-        estimate = scale * (cell.estimate or 0.0)
-        low, high = (scale * v for v in (cell.low or 0.0, cell.high or 0.0))
-        if cell.margin:
-            axes.barh(
-                row, 2 * scale * cell.margin, left=-scale * cell.margin, height=1, color="0.9", zorder=0
-            )
-        if cell.low is not None and math.isfinite(high - low):
-            axes.plot([low, high], [row, row], color="0.1", linewidth=1.1)
-        marker = "D" if cell.verdict.value == "contradicted" else "o"
-        axes.plot(estimate, row, marker, color="0.1", markerfacecolor=faces.get(cell.verdict.value, "1"))
-    axes.axvline(0, color="0.3", linewidth=0.6)
-    axes.set_yticks(range(len(cells)), [_cut(f"{claim}: {cell.name}", _LONGEST) for claim, cell in cells])
-    axes.set_ylim(len(cells) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("difference (points)" if unit == "points" else "difference")
+    figure = Figure(figsize=(_WIDTH, 0.6 + _ROW * len(rows)), layout="constrained")
+    axes = figure.add_subplot(xlim=reach(rows, axis))
+    if axis.zero:
+        axes.axvline(0, color="0.3", linewidth=0.6)
+    for place, row in enumerate(rows):
+        if row.margin:
+            axes.barh(place, 2 * row.margin, left=-row.margin, height=1, color="0.9", zorder=0)
+        if row.low is not None and row.high is not None:
+            interval(axes, place, (row.low, row.high), ink="0.1", width=1.1)
+        assert row.estimate is not None  # the others have only words
+        marker = "D" if row.kind == "contradicted" else "o"
+        face = "0.1" if row.kind in ("supported", "contradicted") else "1"
+        axes.plot(row.estimate, place, marker, color="0.1", markerfacecolor=face)
+    axes.set_yticks(range(len(rows)), [_cut(row.name, _LONGEST) for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0, pad=6)
+    axes.set_xlabel(axis.title)
     return figure
 
 
@@ -200,8 +204,9 @@ def _placed(record: object) -> bool:
     return all(measured(record, "paths", entry) is not None for entry in ("nodes", "log10_paths"))  # type: ignore[arg-type]
 
 
-def _drawable(cell: Cell) -> bool:
-    return cell.estimate is not None and math.isfinite(cell.estimate)
+def _called(claim: str, cell: str) -> str:
+    """A claim of one cell has no name for it."""
+    return f"{claim}: {cell}" if cell else claim
 
 
 def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:

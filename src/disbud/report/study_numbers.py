@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from disbud.claims import t_interval
 from disbud.report.looks import DENSE
+from disbud.study.specification.grid import CALIBRATION
 
 if TYPE_CHECKING:
     from disbud.origin import Json
     from disbud.study.record import Record
+    from disbud.study.trial import Seeds
 
 Key = TypeVar("Key")
 
@@ -46,7 +48,10 @@ class Mean:
 
 @dataclass(frozen=True)
 class Overview:
-    """The records of a study, and the names found in them in the order of their first trial."""
+    """The records of a study, and the names found in them in the order of their first trial.
+
+    Charts and means are of those in `charted`; `plain`, `dense` and `differences` are parts of it.
+    """
 
     records: Sequence[Record]
 
@@ -59,6 +64,16 @@ class Overview:
     def failed(self) -> list[Record]:
         """The trials that raised, or whose worker died."""
         return [r for r in self.records if r.failed]
+
+    @cached_property
+    def charted(self) -> list[Record]:
+        """The trials with numbers, but those that only fix margins and those that 1 / density has no place for."""
+        return [r for r in self.done if not for_margins(r) and keeps_weights(r)]
+
+    @cached_property
+    def seeds(self) -> list[Seeds]:
+        """The seeds that claims are tested on."""
+        return list(dict.fromkeys(r.trial.seeds for r in self.records if not for_margins(r)))
 
     @cached_property
     def settings(self) -> dict[Setting, str]:
@@ -78,7 +93,8 @@ class Overview:
     @cached_property
     def sparsities(self) -> list[float]:
         """The sparsities, from the lowest."""
-        return sorted({s for r in self.records if (s := r.trial.sparsity) is not None and s < 1})
+        pruned = (r for r in self.records if r.trial.sparsity is not None and keeps_weights(r))
+        return sorted(set(map(sparsity_of, pruned)))
 
     @cached_property
     def interventions(self) -> list[str]:
@@ -88,12 +104,12 @@ class Overview:
     @cached_property
     def plain(self) -> list[Record]:
         """The pruned trials that nothing was altered in."""
-        return [r for r in self.done if r.trial.method != DENSE and r.trial.intervention is None]
+        return [r for r in self.charted if r.trial.method != DENSE and r.trial.intervention is None]
 
     @cached_property
     def dense(self) -> dict[Setting, list[Record]]:
         """The trials that nothing was pruned in."""
-        return grouped((r for r in self.done if r.trial.method == DENSE), setting_of)
+        return grouped((r for r in self.charted if r.trial.method == DENSE), setting_of)
 
     @cached_property
     def plain_points(self) -> dict[tuple[Setting, str, float], list[Record]]:
@@ -103,9 +119,9 @@ class Overview:
     @cached_property
     def differences(self) -> dict[tuple[Setting, str, str, float], list[float]]:
         """Accuracy with each intervention minus without it, a difference a seed, by setting, method and sparsity."""
-        without = {r.trial: r for r in self.done if r.trial.intervention is None}
+        without = {r.trial: r for r in self.charted if r.trial.intervention is None}
         found: dict[tuple[Setting, str, str, float], list[float]] = {}
-        for record in self.done:
+        for record in self.charted:
             altered = record.trial.intervention
             other = without.get(replace(record.trial, intervention=None)) if altered else None
             if altered is None or other is None or record.accuracy is None or other.accuracy is None:
@@ -123,6 +139,16 @@ def setting_of(record: Record) -> Setting:
 def sparsity_of(record: Record) -> float:
     """The sparsity of a trial; that of a dense network is 0."""
     return record.trial.sparsity or 0.0
+
+
+def for_margins(record: Record) -> bool:
+    """Whether a trial is there only to fix margins: no claim is tested on its seed, and few methods are run with it."""
+    return record.trial.seeds in CALIBRATION
+
+
+def keeps_weights(record: Record) -> bool:
+    """Whether a ticket keeps anything, so that it has a place on the axis of 1 / density."""
+    return sparsity_of(record) < 1
 
 
 def grouped(records: Iterable[Record], key: Callable[[Record], Key]) -> dict[Key, list[Record]]:

@@ -51,7 +51,6 @@ def _head(findings: Findings, known: Overview) -> list[Html]:
     from disbud.report.study_settings import notices
     from disbud.report.tables import tiles
 
-    seeds = {record.trial.seeds for record in known.records}
     failed = f"{len(known.failed):,} failed" if known.failed else "none failed"
     numbers = {
         "trials": (f"{len(known.records):,}", failed),
@@ -61,7 +60,7 @@ def _head(findings: Findings, known: Overview) -> list[Html]:
         ),
         "sparsities": (f"{len(known.sparsities):,}", _range(known)),
         "seeds": (
-            f"{len(seeds):,}",
+            f"{len(known.seeds):,}",
             f"in {len(known.settings):,} setting{'s' if len(known.settings) != 1 else ''}",
         ),
     }
@@ -107,7 +106,7 @@ def _sections(findings: Findings, known: Overview, tickets: Mapping[str, str]) -
         sections.append(study_paths.densities(known, found))
     if study_curves.has_curves(known):
         sections.append(study_curves.curves(known, found))
-    if known.done:
+    if known.charted:
         sections.append(study_cost.cost(known, found))
     if known.records:
         sections.append(study_trials.trials(known, tickets))

@@ -33,7 +33,7 @@ _ALL = "all"
 def plane(known: Overview, looks: dict[str, Look]) -> Section:
     """Every pruned trial at its nodes and paths."""
     records = [
-        r for r in known.done if r.trial.sparsity is not None and measured(r, "paths", "nodes") is not None
+        r for r in known.charted if r.trial.sparsity is not None and measured(r, "paths", "nodes") is not None
     ]
     placed = [r for r in records if measured(r, "paths", "log10_paths") is not None]
     sparsities = sorted({sparsity_of(r) for r in placed})
@@ -104,7 +104,7 @@ def densities(known: Overview, looks: dict[str, Look]) -> Section:
 def has_paths(known: Overview) -> bool:
     """Whether any pruned trial has a place in the plane."""
     return any(
-        measured(r, "paths", "log10_paths") is not None for r in known.done if r.trial.sparsity is not None
+        measured(r, "paths", "log10_paths") is not None for r in known.charted if r.trial.sparsity is not None
     )
 
 

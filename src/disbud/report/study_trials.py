@@ -13,10 +13,11 @@ from disbud.artifacts import canonical
 from disbud.errors import DisbudError
 from disbud.report.listing import Column, Listing, Row
 from disbud.report.page import Section
-from disbud.report.study_numbers import Overview
-from disbud.report.words import sentence
+from disbud.report.study_numbers import Overview, for_margins, keeps_weights
+from disbud.report.words import percent, sentence
 
 if TYPE_CHECKING:
+    from disbud.report.markup import Html
     from disbud.study.record import Record
     from disbud.study.trial import Seeds, Trial
 
@@ -58,13 +59,27 @@ def trials(known: Overview, tickets: Mapping[str, str]) -> Section:
         "column shows; + opens a row: every setting as it was resolved, why a trial failed, and what runs it again.",
         " A method with a link leads to the page of its ticket." if tickets else "",
     )
-    return Section("Every trial", [lead], [Listing(columns, rows, "trial")])
+    return Section("Every trial", [lead, *_only_here(known)], [Listing(columns, rows, "trial")])
+
+
+def _only_here(known: Overview) -> list[Html]:
+    """Which trials of the table are in no chart, and why."""
+    margins = sorted({_seeds(r.trial.seeds) for r in known.records if for_margins(r)})
+    said = []
+    if margins:
+        of = f"{'seeds' if len(margins) > 1 else 'seed'} {' and '.join(margins)}"
+        said.append(f"Trials of {of} only fix margins: they are in no chart and in no mean.")
+    if not all(map(keeps_weights, known.records)):
+        said.append(f"Trials at {percent(1.0)} sparsity keep no weight: they are in no chart.")
+    return [sentence(" ".join(said))] if said else []
 
 
 def check_links(tickets: Mapping[str, str]) -> None:
     """Raise for a link that leads elsewhere than to a file beside the page."""
     for link in tickets.values():
-        if re.match(r"\s*([a-z][a-z0-9+.-]*:|[/\\])", link, re.IGNORECASE):
+        # As browsers read it: they pass over control characters and white space.
+        bare = re.sub(r"[\x00-\x20\x7f-\x9f\s]", "", link)
+        if re.match(r"[a-z][a-z0-9+.-]*:|[/\\]", bare, re.IGNORECASE):
             raise DisbudError(
                 f"tickets: {link!r} is no relative link; give the page's place beside this one, as in "
                 "'tickets/ab12.html'"

@@ -76,12 +76,12 @@ def weights(known: Overview) -> Section:
 
 def has_weights(known: Overview) -> bool:
     """Whether the distribution of weights was measured in any pruned trial."""
-    return any(_mean_quantiles([r]) for r in known.done if r.trial.sparsity is not None)
+    return any(_mean_quantiles([r]) for r in known.charted if r.trial.sparsity is not None)
 
 
 def _by_state(known: Overview) -> dict[tuple[Setting, str, float], dict[str, Quantiles]]:
     """Mean quantiles by setting, method and sparsity, then by state."""
-    with_weights = (r for r in known.done if r.trial.sparsity is not None and measured_rows(r, "weights"))
+    with_weights = (r for r in known.charted if r.trial.sparsity is not None and measured_rows(r, "weights"))
     found: dict[tuple[Setting, str, float], dict[str, Quantiles]] = {}
     for (setting, method, sparsity, altered), records in grouped(
         with_weights,
