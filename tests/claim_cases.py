@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy import stats
 
@@ -28,3 +30,8 @@ def around(mean: float, half: float, n: int, level: float) -> claims.Pairs:
     values = np.linspace(-1, 1, n)
     values *= half / (stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(values))
     return claims.Pairs(tuple(range(n)), tuple((mean + values).tolist()))
+
+
+def error(rate: float, runs: int) -> float:
+    """Three and a half standard errors of a simulated rate."""
+    return 3.5 * math.sqrt(rate * (1 - rate) / runs)

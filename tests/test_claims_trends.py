@@ -1,4 +1,4 @@
-"""Rank correlations, clusters, trends and crossover points: against scipy, closed forms, enumeration and simulation."""
+"""Rank correlations, clusters and trends: against scipy, closed forms, enumeration and simulation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from claim_cases import error
 from disbud import DisbudError, claims
 
 Array = NDArray[np.float64]
-
-
-def error(rate: float, runs: int) -> float:
-    """Three and a half standard errors of a simulated rate."""
-    return 3.5 * math.sqrt(rate * (1 - rate) / runs)
 
 
 # Rank correlation
@@ -175,6 +171,43 @@ def test_two_correlations_are_compared_by_the_interval_of_their_difference() -> 
     assert found != claims.cluster_interval(ahead, methods, resamples=199, seed=1)
 
 
+@pytest.mark.parametrize("count", [5, 12])
+def test_p_values_of_clusters_are_where_the_interval_leaves_zero(count: int) -> None:
+    clusters = np.repeat(np.arange(count), 3).tolist()
+    values = np.random.default_rng(count).normal(size=3 * count)
+    for shift in np.linspace(-1.5, 1.5, 13):
+
+        def mean(rows: NDArray[np.intp], shift: float = shift) -> float:
+            return float(values[rows].mean() + shift)
+
+        found = claims.cluster_test(mean, clusters, resamples=199)
+        assert found.interval == claims.cluster_interval(mean, clusters, resamples=199)
+        assert (found.p_above <= 0.025) == (found.interval.low > 0)
+        assert (found.p_below <= 0.025) == (found.interval.high < 0)
+    if count == 5:
+        theirs = stats.ttest_1samp(values.reshape(count, 3).mean(1), 0, alternative="greater").pvalue
+        found = claims.cluster_test(lambda rows: float(values[rows].mean()), clusters)
+        assert found.p_above == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize(("count", "known"), [(3, False), (5, False), (6, True), (12, True)])
+def test_clusters_that_all_say_the_same_count_as_signs(count: int, known: bool) -> None:
+    """Three methods in the same order by nodes and by accuracy are no certainty: by chance they are in 1 of 8."""
+    clusters = np.repeat(np.arange(count), 4).tolist()
+    x = np.tile(np.arange(4.0), count)
+
+    def correlation(rows: NDArray[np.intp]) -> float:
+        strata = [clusters[row] for row in rows]
+        return claims.rank_correlation(x[rows], 2 * x[rows], strata=strata).value
+
+    found = claims.cluster_test(correlation, clusters)
+    assert found.estimate == pytest.approx(1)
+    assert (found.interval.low, found.interval.high) == pytest.approx(
+        (1, 1) if known else (-math.inf, math.inf)
+    )
+    assert (found.p_above, found.p_below) == (2.0**-count, 1.0)
+
+
 def test_clusters_that_say_too_little() -> None:
     with pytest.raises(DisbudError, match="2 clusters say nothing"):
         claims.cluster_interval(lambda rows: 0.0, ["a", "b", "a"])
@@ -250,100 +283,3 @@ def test_slopes_are_those_of_least_squares() -> None:
     for odd in ([1, 2, 3], [1, 1, 1, 1], [1, 2, 3, math.inf]):
         with pytest.raises(DisbudError, match="one finite position a column"):
             claims.slopes(values, odd)
-
-
-# Crossover
-
-
-def lines(at: Array, cross: float, slope: float, noise: float, *, seeds: int, run: int) -> Array:
-    stream = np.random.default_rng(run)
-    own = stream.normal(0, noise, (seeds, 1)) + stream.normal(0, noise, (seeds, len(at)))
-    return slope * (at - cross) + own
-
-
-@pytest.mark.parametrize("run", range(12))
-def test_the_set_is_where_a_t_test_accepts(run: int) -> None:
-    at = np.array([0.0, 1.0, 1.5, 3.0, 4.0])
-    table = lines(at, 2.2, -1.0 if run % 2 else 0.2, 0.6, seeds=5 + run, run=run)
-    found = claims.crossover(at, table)
-    fine = np.linspace(0, 4, 4001)
-    between = np.array([np.interp(fine, at, row) for row in table])
-    inside = stats.ttest_1samp(between, 0).pvalue > 0.05
-    pieces = int(inside[0]) + int((np.diff(inside.astype(int)) == 1).sum())
-    assert found.parts == pieces
-    assert found.low == (None if inside[0] or not pieces else pytest.approx(fine[inside][0], abs=2e-3))
-    assert found.high == (None if inside[-1] or not pieces else pytest.approx(fine[inside][-1], abs=2e-3))
-    mean = between.mean(0)
-    signs = np.flatnonzero(np.diff(np.sign(mean)))
-    assert found.points == pytest.approx([float(fine[i]) for i in signs], abs=2e-3)
-
-
-@pytest.mark.parametrize("slope", [-1.0, -0.15])
-def test_intervals_of_crossovers_cover_however_flat_the_curves(slope: float) -> None:
-    runs, covered, at = 2_000, 0, np.array([0.0, 1.0, 2.0, 3.0])
-    for run in range(runs):
-        found = claims.crossover(at, lines(at, 1.4, slope, 0.5, seeds=6, run=run))
-        low = found.low if found.low is not None else (-math.inf if found.parts else math.inf)
-        high = found.high if found.high is not None else math.inf
-        covered += low < 1.4 < high
-    assert covered / runs >= 0.95 - error(0.95, runs)
-    if slope == -1.0:  # a single piece: exact
-        assert covered / runs <= 0.95 + error(0.95, runs)
-
-
-def test_whether_there_is_a_crossing() -> None:
-    at = np.array([0.9, 0.95, 0.98, 0.99])
-    falls = lines(at, 0.97, -1.0, 0.001, seeds=6, run=0)
-    found = claims.crossover(at, falls, names=("shuffle", "none"))
-    assert found.verdict is claims.Verdict.SUPPORTED
-    assert str(found).startswith("shuffle falls behind none at 0.9698, 95 % interval 0.969")
-    assert "overtakes" in str(claims.crossover(at, -falls))
-    above = claims.crossover(at, np.abs(falls) + 0.01)
-    assert above.verdict is claims.Verdict.CONTRADICTED
-    assert (above.points, above.low, above.high, above.parts) == ((), None, None, 0)
-    assert "do not cross from 0.9 to 0.99: contradicted (6 seeds)" in str(above)
-    vague = claims.crossover(at, lines(at, 0.97, -1.0, 0.5, seeds=6, run=0))
-    assert vague.verdict is claims.Verdict.UNDECIDED
-    assert "below 0.9" in str(vague) or "do not cross" in str(vague)
-
-
-def test_crossings_are_not_found_where_there_are_none() -> None:
-    runs, wrong, at = 2_000, 0, np.array([0.0, 1.0, 2.0, 3.0])
-    for run in range(runs):
-        touching = np.maximum(1.5 - at, 0) * 3  # above, and from 2 on exactly 0: no change of sign
-        table = touching + np.random.default_rng(run).normal(0, 0.5, (6, 4))
-        wrong += claims.crossover(at, table).verdict is claims.Verdict.SUPPORTED
-    assert wrong / runs <= 0.05 + error(0.05, runs)
-    assert wrong > 0
-
-
-def test_a_crossing_on_a_position_and_one_in_log_density() -> None:
-    table = np.array([[2.0, 0.0, -1.0], [2.1, 0.1, -1.1], [1.9, -0.1, -0.9]])
-    assert claims.crossover([0, 1, 2], table).points == pytest.approx((1.0,))
-    flat = np.array([[1.0, 0.0, 1.0], [1.0, 0.1, 1.0], [1.0, -0.1, 1.0]])
-    assert claims.crossover([0, 1, 2], flat).points == ()  # touches, and does not cross
-    ends = np.array([[1.0, -1.0], [1.1, -1.1], [0.9, -0.9]])
-    found = claims.crossover([0.9, 0.99], ends, spacing="log-density")
-    assert found.points[0] == pytest.approx(1 - math.sqrt(0.1 * 0.01))
-    assert found.low == found.high == found.points[0]  # every seed crosses there
-    assert claims.crossover([0.9, 0.99], ends).points[0] == pytest.approx(0.945)
-    sizes, offsets = np.array([0.9, 0.95, 1.0, 1.05, 1.1]), np.array([[0], [0.1], [0], [-0.1], [0]])
-    twice = claims.crossover([0, 1, 2], np.outer(sizes, [1, -1, 1]) + offsets)
-    assert len(twice.points) == twice.parts == 2
-    assert "crosses right at 0.5 and 1.5" in str(twice)
-
-
-def test_what_has_no_crossover() -> None:
-    for at in ([0.9], [0.9, 0.9], [0.95, 0.9]):
-        with pytest.raises(DisbudError, match="rising positions"):
-            claims.crossover(at, np.zeros((3, len(at))))
-    with pytest.raises(DisbudError, match="row a seed"):
-        claims.crossover([0.9, 0.95], np.zeros((3, 3)))
-    with pytest.raises(DisbudError, match="row a seed"):
-        claims.crossover([0.9, 0.95], np.zeros((1, 2)))
-    with pytest.raises(DisbudError, match="finite"):
-        claims.crossover([0.9, 0.95], [[1, math.nan], [1, 1]])
-    with pytest.raises(DisbudError, match="from 0 to below 1"):
-        claims.crossover([0.9, 1.0], np.zeros((3, 2)), spacing="log-density")
-    with pytest.raises(DisbudError, match="'log-density'"):
-        claims.crossover([0.9, 1.0], np.zeros((3, 2)), spacing="log")  # type: ignore[arg-type]

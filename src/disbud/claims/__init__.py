@@ -8,7 +8,7 @@ positive control shows a difference). Differences are left minus right; accuraci
 from __future__ import annotations
 
 from disbud.claims.cells import Cells, for_all, there_is
-from disbud.claims.clusters import cluster_interval
+from disbud.claims.clusters import Clustered, cluster_interval, cluster_test
 from disbud.claims.controls import positive_controls
 from disbud.claims.correlation import Correlation, rank_correlation
 from disbud.claims.crossing import chance_of_leaving
@@ -31,6 +31,7 @@ __all__ = [
     "Beats",
     "BeatsBy",
     "Cells",
+    "Clustered",
     "Corrected",
     "Correlation",
     "Crossover",
@@ -51,6 +52,7 @@ __all__ = [
     "chance_of_decision",
     "chance_of_leaving",
     "cluster_interval",
+    "cluster_test",
     "corrected",
     "crossover",
     "equivalence_p",

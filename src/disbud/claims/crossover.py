@@ -17,6 +17,7 @@ from disbud.claims.student import Array, Values, check_level, p_above, p_below
 from disbud.errors import DisbudError
 
 Spacing = Literal["plain", "log-density"]
+Direction = Literal["rises", "falls"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def crossover(
     level: float = 0.95,
     spacing: Spacing = "plain",
     names: tuple[str, str] = ("left", "right"),
+    direction: Direction | None = None,
 ) -> Crossover:
     """The crossing of left and right over the positions `at` (as sparsities); a row of `differences` a seed.
 
@@ -77,7 +79,9 @@ def crossover(
     the slope; it is open where the curves are too flat to say.
 
     That there is a crossing is supported where the mean is shown to be above 0 at one position and below 0 at another
-    (Holm over all positions and both signs), contradicted where it is shown to be on one side at all of them.
+    (Holm over all positions and both signs), contradicted where it is shown to be on one side at all of them. With a
+    `direction` the mean has to be below 0 before it is above ("rises", left overtakes right), or the reverse ("falls");
+    it is contradicted as well where the mean is shown to cross once the other way.
 
     >>> from disbud import claims
     >>> claims.crossover([0, 1], [[1.0, 2.0], [1.1, 2.1], [0.9, 2.2]]).verdict
@@ -85,6 +89,8 @@ def crossover(
     """
     check_level(level)
     positions, table = _checked(at, differences, spacing)
+    if direction not in (None, "rises", "falls"):
+        raise DisbudError(f"direction is 'rises', 'falls' or None, not {direction!r}")
     x = -np.log1p(-positions) if spacing == "log-density" else positions
     mean = table.mean(0)
     crossings, rises = _crossings(x, mean)
@@ -94,11 +100,7 @@ def crossover(
     back = (lambda v: -math.expm1(-v)) if spacing == "log-density" else float
     low = None if not pieces or pieces[0][0] <= x[0] else back(pieces[0][0])
     high = None if not pieces or pieces[-1][1] >= x[-1] else back(pieces[-1][1])
-    columns = table.T
-    above, below = p_above(columns, 0.0), p_below(columns, 0.0)
-    adjusted = holm(np.concatenate([above, below]))
-    p_supported = max(min(adjusted[: len(x)]), min(adjusted[len(x) :]))
-    p_contradicted = min(1.0, 2 * float(min(above.max(), below.max())))
+    p_supported, p_contradicted = _shown(table, direction)
     verdict = Verdict.SUPPORTED if p_supported <= ALPHA else Verdict.UNDECIDED
     if p_contradicted <= ALPHA:
         verdict = Verdict.CONTRADICTED
@@ -107,6 +109,24 @@ def crossover(
         tuple(back(c) for c in crossings), low, high, len(pieces), level, verdict, p_supported, p_contradicted,
         len(table), names, rises, tested,
     )  # fmt: skip
+
+
+def _shown(table: Array, direction: Direction | None) -> tuple[float, float]:
+    """p-values of "it crosses so" and of "it does not"."""
+    above, below = p_above(table.T, 0.0), p_below(table.T, 0.0)
+    count = len(above)
+    adjusted = holm(np.concatenate([above, below]))
+    before, after = adjusted[:count], adjusted[count:]  # a fall: above 0 first, below it later
+    if direction == "rises":
+        above, below, before, after = below, above, after, before
+    later = range(count) if direction is None else None
+    p_supported = min(
+        (max(before[i], after[j]) for i in range(count) for j in later or range(i + 1, count)), default=1.0
+    )
+    # What is no fall is below 0 up to some place and above it from there on; with no direction, on one side throughout.
+    places = (0, count) if direction is None else range(count + 1)
+    wrong = [max([*below[:place], *above[place:]]) for place in places]
+    return float(p_supported), min(1.0, len(wrong) * float(min(wrong)))
 
 
 def _checked(

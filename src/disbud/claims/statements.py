@@ -113,6 +113,8 @@ class LosesAtMost:
 
     def said(self, unit: Unit) -> str:
         """The statement in words."""
+        if unit == "plain":
+            return f"{self.left} is below {self.right} by {amount(self.by, unit)} at most"
         return f"{self.left} loses at most {amount(self.by, unit)} to {self.right}"
 
 
@@ -135,7 +137,7 @@ class Beats:
 
     def said(self, unit: Unit) -> str:
         """The statement in words."""
-        return f"{self.left} beats {self.right}"
+        return f"{self.left} {_above(unit)} {self.right}"
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,12 @@ class BeatsBy:
 
     def said(self, unit: Unit) -> str:
         """The statement in words."""
-        return f"{self.left} beats {self.right} by {amount(self.by, unit)}"
+        return f"{self.left} {_above(unit)} {self.right} by {amount(self.by, unit)}"
+
+
+def _above(unit: Unit) -> str:
+    """Of accuracies more is better; of other values (a loss, empty layers) it may be worse."""
+    return "beats" if unit == "points" else "is above"
 
 
 def _check_by(by: float) -> None:
