@@ -299,7 +299,7 @@ def no_intervals() -> Findings:
 def long_names() -> Findings:
     """Names and claims that fill a line by themselves, and two environments."""
     methods = [
-        f"{name}:a_setting_with_a_long_name=and_a_value_of_many_characters_{i}"
+        f"{name}:aggregate=sum-of-abs,schedule=exponential,granularity=weight,rounds={i + 1}"
         for i, name in enumerate(METHODS)
     ]
     layers = ["encoder.layers_of_the_model.self_attention.output_projection.weight", "w" * 90]
@@ -331,8 +331,8 @@ HOSTILE = (
 def hostile() -> Findings:
     """Every text that comes from outside is an attempt at the page."""
     records = []
-    for i, text in enumerate(HOSTILE):
-        methods = [f"snip:{text.replace(',', '').replace('=', '')}={i}"]
+    for text in HOSTILE:
+        methods = [f"snip:include={text.replace(',', '').replace('=', '')}"]
         for trial in trials(methods, (0.9, 0.99), (None, "shuffle"), (0, 1), dense=False):
             records.append(dataclasses.replace(record(trial, layers=HOSTILE), environment={text: text}))
     failed = Trial("lenet-300-100", "digits", "digits")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,9 +18,26 @@ import torch
 
 import own_methods
 from disbud import DisbudError
-from disbud.study import Engine, Expected, Failure, InProcess, Pool, Running, Seeds, Trial, run
+from disbud.study import (
+    Engine,
+    Expected,
+    Failure,
+    InProcess,
+    Pool,
+    Running,
+    Seeds,
+    Trial,
+    environment,
+    run,
+    running,
+)
+from disbud.study.engines import ray_cluster
 from disbud.study.engines import round as rounds
+from disbud.study.environments import training_device
+from disbud.study.identity import Pinned
 from disbud.study.memory import own_peak, resident, watch_own_peak
+from disbud.study.performing import run_here
+from disbud.training import train
 
 ENGINES = [pytest.param(InProcess, id="in process"), pytest.param(lambda: Pool(1), id="pool")]
 
@@ -250,6 +268,36 @@ def test_own_peak_begins_anew() -> None:
     del block
     watch_own_peak()
     assert own_peak() < (resident(os.getpid()) or 0) + size / 2
+
+
+# GPUs
+
+
+def test_a_task_with_a_gpu_trains_on_it_or_says_that_it_sees_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = Pinned.of(Trial("lenet-300-100", "digits", "digits:epochs=1", "magnitude", 0.9))
+
+    def done(*, on_gpu: bool) -> object:
+        return pickle.loads(ray_cluster.work(pickle.dumps(run_here), pickle.dumps(pinned), on_gpu=on_gpu))
+
+    outcome, where = done(on_gpu=False)  # type: ignore[misc]
+    assert (where["device"], outcome) == ("cpu", run(pinned.trial))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    failure = done(on_gpu=True)
+    assert isinstance(failure, Failure)
+    assert f"GPUs were asked for, and torch {torch.__version__} sees none" in failure.error
+    # As where torch sees one: what is trained on is what training is told, and what the record says.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
+    asked = []
+
+    def trained(model: torch.nn.Module, *rest: object, **more: object) -> object:
+        asked.append(more.pop("device"))
+        return train(model, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(running, "train", trained)
+    there, where = done(on_gpu=True)  # type: ignore[misc]
+    assert (asked, where["device"], there) == (["cuda"], "cuda: H200", outcome)
+    assert environment()["device"] == training_device() == "cpu"
 
 
 # Trials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 
 import crash_study
 import own_methods
@@ -139,6 +141,46 @@ def test_a_machine_that_dies_loses_nothing(cluster: object, engine: Ray) -> None
     assert not [result for result in found.values() if isinstance(result, Failure)]
     with InProcess() as here:
         assert found == {trial: result for trial, result, _ in here.run(run, long)}
+
+
+def test_what_is_to_run_again_waits_for_a_machine(engine: Ray, tmp_path: Path) -> None:
+    """Where the last worker dies and no machine is there for a moment, nothing is left undone."""
+    item = tmp_path / "a"
+    died: list[bool] = []
+
+    def slots() -> int:
+        died.append(item.exists())
+        return 1 if len(died) == 1 or sum(died) > 6 else 0
+
+    with mock.patch.object(engine, "slots", side_effect=slots):
+        ((_, result, attempts),) = engine.run(own_methods.dies_once, [str(item)])
+    assert (result, attempts) == ("alive", 2)
+
+
+def test_it_waits_for_a_machine_to_begin_with(engine: Ray) -> None:
+    with mock.patch.object(engine, "slots", side_effect=itertools.chain([0, 0, 0], itertools.repeat(2))):
+        assert [result for _, result, _ in engine.run(own_methods.square, [2, 3])] in ([4, 9], [9, 4])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
+def test_a_gpu_that_torch_does_not_see_is_told_by_each_trial(tmp_path: Path) -> None:
+    """A cluster can be told of a GPU that is none; nothing is trained on the CPU beside a GPU that is held for it."""
+    script = (
+        "import ray\n"
+        "from disbud.study import Ray, Store, Trial, perform\n"
+        "ray.init(address='local', num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False,\n"
+        "         _node_ip_address='127.0.0.2')\n"
+        "trial = Trial('lenet-300-100', 'digits', 'digits:epochs=1')\n"
+        f"with Store.open({str(tmp_path)!r}, write=True) as store, Ray(gpus=1) as engine:\n"
+        "    print(perform([trial], store=store, engine=engine)[trial].error)\n"
+        "ray.shutdown()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "GPUs were asked for, and torch" in ended.stdout
 
 
 def test_without_machines_it_does_not_wait_for_ever(engine: Ray, monkeypatch: pytest.MonkeyPatch) -> None:

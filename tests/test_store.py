@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from disbud.study.store import folder as folders
 from disbud.study.store import schema
 from disbud.study.store import weights as stored_weights
 from disbud.study.store.objects import settled
+from disbud.study.trial_measures import TRIAL_MEASURES
 from disbud.ticket_file import encoded, start_of
 from stored_trials import DENSE, LENET, dense_outcome, filled_store, lenet_outcome  # noqa: F401 - fixtures
 
@@ -143,6 +146,26 @@ def test_measures_are_records_of_their_own(filled: Path) -> None:
     assert read.measures == {"cost": {"columns": ["a"], "rows": [[2]], "summary": {"of": None}}}
 
 
+def test_what_a_measure_found_before_does_not_stand_for_what_it_finds_now(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(filled, write=True) as store:
+        record = store.records([LENET])[LENET]
+        for name in ("cost", "paths"):
+            store.add_measure(record, name, revision=1, result=Table(("a",), [(1,)]))
+        store.add_measure(record, "cost", revision=2, result=Failure("ValueError: no roots"))
+        read = store.records([LENET])[LENET]
+        assert read.measures.keys() == {"paths"}
+        assert read.measure_errors == {"cost": "ValueError: no roots"}
+        known = dataclasses.replace(TRIAL_MEASURES["paths"], revision=2)
+        monkeypatch.setitem(TRIAL_MEASURES, "paths", known)
+        read = store.records([LENET])[LENET]
+        assert read.measures == {}
+        assert "taken by revision 1 of paths, which is at 2 now" in read.measure_errors["paths"]
+        store.add_measure(record, "paths", revision=2, result=Table(("a",), [(3,)]))
+        assert store.records([LENET])[LENET].measures["paths"]["rows"] == [[3]]
+
+
 def test_the_same_trial_written_otherwise_is_the_same_record(tmp_path: Path, outcome: Outcome) -> None:
     one = dataclasses.replace(LENET, method="grasp")
     other = dataclasses.replace(LENET, method="grasp:temperature=200.0")
@@ -185,7 +208,41 @@ def test_another_source_of_a_function_is_another_trial(
     assert identity_of(trial) == before
     with module.open("a") as file:
         file.write("\n# edited\n")
+    assert identity_of(trial) == before  # what would run is still what was loaded
+    importlib.reload(sys.modules["edited_later"])
     assert identity_of(trial) != before
+    assert identity_of(dataclasses.replace(trial)) != before
+
+
+def test_a_function_that_was_typed_in_is_refused() -> None:
+    script = (
+        "from disbud import DisbudError\n"
+        "from disbud.study import Trial\n"
+        "def mine(model, batches): ...\n"
+        "try:\n"
+        "    Trial('lenet-300-100', 'digits', 'digits', '__main__:mine', 0.9)\n"
+        "except DisbudError as error:\n"
+        "    print(error)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "__main__:mine stands in no file; write it into a module" in ended.stdout
+
+
+def test_a_result_is_kept_under_the_identity_that_it_was_run_as(tmp_path: Path, outcome: Outcome) -> None:
+    with Store.open(tmp_path, write=True) as store:
+        added = store.add(LENET, outcome, identity="6e1f")
+        assert added.identity == "6e1f"
+        assert store.records([LENET]) == {}
+        assert store.records({LENET: "6e1f", DENSE: "6e20"}) == {LENET: added}
+
+
+def test_a_failure_has_no_environment(tmp_path: Path, outcome: Outcome) -> None:
+    with Store.open(tmp_path, write=True) as store:
+        store.add(LENET, outcome, environment={"threads": 1})
+        store.add(DENSE, Failure("killed"))
+        records = store.records()
+    assert records[DENSE].environment == {}
+    assert mixed(records.values()) == {}
 
 
 def test_mixed_environments_can_be_asked_for() -> None:
@@ -218,6 +275,18 @@ def test_what_no_study_asks_for_can_be_forgotten_and_its_files_freed(filled: Pat
         assert [record.trial for record in store.unwanted()] == [LENET]
         store.forget_study("mine")
         assert store.studies() == {}
+
+
+def test_a_trial_can_be_forgotten_by_the_beginning_of_its_identity(filled: Path) -> None:
+    with Store.open(filled, write=True) as store:
+        first, second = (record.identity for record in store.all())
+        assert store.identity(first[:16]) == first
+        with pytest.raises(DisbudError, match="no trial of the store has an identity that begins with 'x'"):
+            store.identity("x")
+        with pytest.raises(DisbudError, match="2 identities begin with ''"):
+            store.identity("")
+        store.forget([store.identity(first[:16])])
+        assert [record.identity for record in store.all()] == [second]
 
 
 # Where it lies

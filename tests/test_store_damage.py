@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import resource
 import shutil
 import sqlite3
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from disbud import DisbudError
-from disbud.study import Failure, Outcome, Store
+from disbud.study import Failure, InProcess, Outcome, Store, perform
 from disbud.study.store.objects import Objects
 from stored_trials import DENSE, LENET, dense_outcome, filled_store, lenet_outcome  # noqa: F401 - fixtures
 
@@ -180,6 +181,35 @@ def test_every_damaged_byte_is_an_error_or_harmless(filled: Path) -> None:
     path.unlink()
     with pytest.raises(DisbudError, match=r"no store\.sqlite that names them"):
         Store.open(filled).__enter__()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["accuracy = 0.99", "recipe = CAST(x'ff' AS TEXT)", "seconds = 'x', finished = 7", "split = 'x'"],
+)
+def test_a_damaged_row_stops_nothing_but_what_asks_for_it(
+    damage: str, filled: Path, outcome: Outcome
+) -> None:
+    with Store.open(filled, write=True) as store:
+        store.note_study("mine", "name = 'mine'", [LENET])
+        store.note_study("other", "name = 'other'", [DENSE])
+        with store._commit() as database:
+            database.execute(f"UPDATE trial SET {damage} WHERE method = 'snip'")
+    with Store.open(filled, write=True) as store, InProcess() as engine:
+        with pytest.raises(DisbudError, match="is not what was written") as caught:
+            perform([LENET], store=store, engine=engine)
+        found = perform([DENSE, DENSE.with_seed(1)], store=store, engine=engine)
+        assert not any(record.failed for record in found.values())
+        assert len(store.in_brief()) == 3
+        store.forget_study("mine")
+        (gone,) = [each for each in store.unwanted() if each.trial.method == "snip"]
+        said = re.search(r"disbud study gc --trial ([0-9a-f]{16})", str(caught.value))
+        assert said is not None
+        assert store.identity(said.group(1)) == gone.identity
+        store.forget([gone])
+        assert store.gc().files == 2  # its ticket, and the weights trained on it
+        store.add(LENET, outcome)
+        assert not store.records([LENET])[LENET].failed
 
 
 def test_a_damaged_or_missing_file_is_told_by_its_trial(filled: Path, outcome: Outcome) -> None:

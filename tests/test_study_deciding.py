@@ -29,9 +29,9 @@ def one(
     seeds: int = 8,
     measured: Mapping[str, Accuracy] | None = None,
 ) -> Decision:
-    form = study_of({**BASE, **GRID, "claim": [{"name": "1", "says": "x", **claim}]})
+    form = study_of({**BASE, **GRID, "measures": ["paths"], "claim": [{"name": "1", "says": "x", **claim}]})
     frame, variants = frame_of(form, accuracy, seeds=seeds, measured=measured)
-    check(form.claim, variants, can_judge=True)
+    check(form, variants)
     return decide(form.claim, frame, variants)[0]
 
 
@@ -168,6 +168,7 @@ def test_a_gap_may_grow_along_models_in_the_order_they_are_listed_in() -> None:
             }
         )
         frame, variants = frame_of(form, accuracy, seeds=6)
+        check(form, variants)
         return decide(form.claim, frame, variants)[0]
 
     assert found(widths).verdict is Verdict.SUPPORTED
@@ -223,6 +224,7 @@ def test_what_predicts_accuracy_within_strata_is_told_from_what_does_not() -> No
     assert one({**claim, "x": "paths.noise"}, accuracy, measured=measured).verdict is Verdict.UNDECIDED
     rather = one({**claim, "rather_than": "paths.noise"}, accuracy, measured=measured)
     assert rather.cells[0].estimate is not None
+    assert rather.cells[0].unit == "correlations"
     # without strata, sparsity makes nodes rise as accuracy falls
     assert one({**claim, "strata": []}, accuracy, measured=measured).verdict is not Verdict.SUPPORTED
 

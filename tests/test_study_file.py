@@ -18,6 +18,7 @@ from disbud.study.trial import DENSE, SMALL_DENSE
 BASE: dict[str, object] = {
     "name": "mine", "data": "digits", "model": "lenet-300-100", "recipe": "digits:epochs=2", "controls": False,
 }  # fmt: skip
+PARTS = ("split", "init", "mask", "order")
 
 
 def grid(**more: object) -> Grid:
@@ -56,6 +57,11 @@ def test_a_block_is_off_the_grid_and_takes_the_rest_from_the_study() -> None:
     assert asked == [
         ("snip", 0.9, None), ("synflow", 0.98, None), ("synflow", 0.99, None), ("snip", 0.9, "reinit"),
     ]  # fmt: skip
+
+
+def test_an_empty_list_says_nothing() -> None:
+    found = grid(methods="snip", sparsities=0.9, trial=[{"methods": [], "model": [], "sparsities": 0.98}])
+    assert [(v.method, v.sparsity) for v in found.variants] == [("snip", 0.9), ("snip", 0.98)]
 
 
 def test_what_would_only_repeat_another_trial_is_left_out_and_said() -> None:
@@ -149,6 +155,10 @@ def test_what_is_wrong_is_named_with_what_would_do(wrong: dict[str, object], say
         ({"methods": "snip", "sparsities": 0.9, "recipe": "digitts"}, "did you mean 'digits'"),
         ({"methods": "snip", "sparsities": 0.9, "model": "lenet"}, "did you mean 'lenet"),
         ({}, "asks for no trial"),
+        ({"methods": [], "sparsities": 0.9}, "asks for no trial"),
+        ({"methods": "snip", "sparsities": 0.9, "model": []}, "names no model"),
+        ({"methods": "snip", "sparsities": []}, "snip needs sparsities"),
+        ({"methods": "snip:bogus=1", "sparsities": 0.9}, "no setting of method 'snip' called 'bogus'"),
     ],
 )
 def test_names_are_checked_before_anything_is_run(wrong: dict[str, object], says: str) -> None:
@@ -163,6 +173,13 @@ def test_names_are_checked_before_anything_is_run(wrong: dict[str, object], says
         ([], "none"),
         ([3, 1001], "margins are found on seed 1001"),
         ({"count": 3, "init": [1, 2]}, "lists 2"),
+        ({"count": 2, **{part: [1001, 1002] for part in PARTS}}, "margins are found on seed 1001"),
+        ({"count": 2, **dict.fromkeys(PARTS, 3)}, "3 twice"),
+        (1003, "margins are found on seed 1001"),
+        ({"count": 1003}, "margins are found on seed 1001"),
+        ({"count": 1002, "init": 0}, "there are 1002 seeds; take at most 1001"),
+        ([2**63], "9223372036854775808 is no seed; take a whole number below 2\\^63"),
+        ({"count": 2, "mask": 2**70}, "is no seed"),
     ],
 )  # fmt: skip
 def test_seeds_that_cannot_be_are_refused(seeds: object, says: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
+from PIL import Image
 
 import disbud
 from disbud import DisbudError, measures
@@ -21,11 +23,13 @@ from disbud.study import (
     Record,
     Store,
     Trial,
+    datasets,
     expected_seconds,
     perform,
     performing,
 )
 from disbud.study.expecting import Expectations, longest_first, work
+from disbud.study.identity import Pinned
 from disbud.study.trial_measures import Subject, TrialMeasure
 
 QUICK = "digits:epochs=1"
@@ -95,6 +99,92 @@ def test_another_content_of_the_data_is_another_trial(
     after = perform([trial], store=store, engine=engine)[trial]
     assert before.identity != after.identity
     assert len(store.all()) == 2
+
+
+EDITED = "import own_methods\ndef score(model, batches):\n    return own_methods.largest(model, batches)\n"
+
+
+def own_score(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Trial]:
+    """A method in a file of its own, and a trial of it."""
+    module = folder / f"{name}.py"
+    module.write_text(EDITED)
+    monkeypatch.syspath_prepend(folder)
+    return module, dataclasses.replace(LENET, method=f"{name}:score")
+
+
+def test_a_file_edited_while_its_trials_run_is_another_ones(
+    store: Store, engine: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, trial = own_score(tmp_path, "edited_under_way", monkeypatch)
+    trials = [trial.with_seed(seed) for seed in range(3)]
+
+    def edit(progress: Progress) -> None:
+        if progress.latest is not None:
+            module.write_text(EDITED + "# edited\n")
+
+    found = perform(trials, store=store, engine=engine, measures=["cost"], tell=edit)
+    assert list(found) == trials
+    assert [list(record.measures) for record in found.values()] == [["cost"]] * 3
+    assert perform(trials, store=store, engine=engine, measures=["cost"]) == found  # it was not loaded anew
+    importlib.reload(sys.modules["edited_under_way"])
+    assert store.records(trials) == {}
+
+
+@pytest.mark.slow
+def test_a_worker_that_loads_another_source_says_so(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, trial = own_score(tmp_path, "edited_before", monkeypatch)
+    module.write_text(EDITED + "# edited\n")
+    with Pool(1) as workers:
+        found = perform([trial], store=store, engine=workers)[trial]
+    assert found.error is not None
+    assert "the file of edited_before:score is not here what it was when this run began" in found.error
+    importlib.reload(sys.modules["edited_before"])
+    with Pool(1) as workers:
+        assert not perform([trial], store=store, engine=workers)[trial].failed
+
+
+def test_what_runs_on_other_data_than_was_asked_for_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shifted_data.py").write_text(
+        "import disbud, torch\nSHIFT = 0\n"
+        "def data():\n"
+        "    digits = disbud.data.load('digits')\n"
+        "    return digits.train.images[:200] + SHIFT, digits.train.labels[:200]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    trial = dataclasses.replace(LENET, data="shifted_data:data")
+    before = Pinned.of(trial)
+    before.check()
+    monkeypatch.setattr(sys.modules["shifted_data"], "SHIFT", 1)
+    after = Pinned.of(trial, data=disbud.data.load(trial.data).fingerprint)
+    assert datasets.loaded(trial.data, 0).fingerprint == before.data  # a worker that is warm
+    after.check()
+    assert datasets.loaded(trial.data, 0).fingerprint == after.data
+    with pytest.raises(DisbudError, match="shifted_data:data is not here what it was when this run began"):
+        before.check()
+
+
+def test_files_are_read_again_only_where_they_changed(
+    store: Store, engine: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISBUD_CACHE", str(tmp_path / "cache"))
+    for number in range(24):
+        image = tmp_path / "images" / f"class{number % 2}" / f"{number}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), number).save(image)
+    data = f"folder:{tmp_path / 'images'},size=8,channels=1"
+    trials = [dataclasses.replace(LENET, data=data).with_seed(seed) for seed in range(2)]
+    before = perform(trials, store=store, engine=engine)
+    with mock.patch.object(datasets, "load", wraps=datasets.load) as read:
+        assert perform(trials, store=store, engine=engine) == before
+        assert read.call_count == 0
+        Image.new("L", (8, 8), 99).save(image)
+        after = perform(trials, store=store, engine=engine)
+        assert read.call_count == 2
+    assert not {one.identity for one in before.values()} & {other.identity for other in after.values()}
 
 
 def test_what_fails_is_kept_and_the_rest_goes_on(store: Store, engine: InProcess) -> None:
@@ -233,7 +323,9 @@ def test_a_new_revision_is_measured_anew_and_failures_are_kept(store: Store, eng
         (record.identity, "counted", 2): None,
         (record.identity, "fails", 1): "ValueError: no numbers",
     }
-    assert measured(TrialMeasure("fails", "nothing", counted)).measures.keys() == {"counted"}
+    failed = measured(TrialMeasure("fails", "nothing", counted))
+    assert failed.measures.keys() == {"counted"}
+    assert failed.measure_errors == {"fails": "ValueError: no numbers"}
     assert measured(TrialMeasure("fails", "nothing", counted), retry_failed=True).measures.keys() == {
         "counted",
         "fails",

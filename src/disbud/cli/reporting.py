@@ -10,7 +10,7 @@ from cyclopts import Group, Parameter
 
 from disbud.cli import show
 from disbud.cli.options import check_writable
-from disbud.cli.verdicts import findings_json, show_findings
+from disbud.cli.verdicts import failures, findings_json, show_findings
 from disbud.errors import DisbudError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ FILES = Files()
 
 
 def hand_over(findings: Findings, name: str, files: Files, *, store: Path | None) -> int:
-    """Print what was found, and write the pages."""
+    """Print what was found, and write the pages; what failed, trial or measure, fails the command."""
     from disbud import report as reports
 
     path = files.report_of(name)
@@ -72,7 +72,7 @@ def hand_over(findings: Findings, name: str, files: Files, *, store: Path | None
     else:
         show_findings(findings, details=files.details)
     show.say(f"report: {path.absolute()}" + (f", figures: {files.pdf.absolute()}" if files.pdf else ""))
-    return 1 if any(record.failed for record in findings.records) else 0
+    return 1 if failures(findings) else 0
 
 
 def _ticket_pages(findings: Findings, folder: Path, *, beside: Path, store: Path | None) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,10 +16,11 @@ from disbud.cli import show
 from disbud.cli.options import Json, StoreFolder, check_count, check_writable
 from disbud.cli.progress import Progress
 from disbud.cli.reporting import FILES, Files, hand_over
+from disbud.cli.verdicts import counted
 from disbud.errors import DisbudError
 
 if TYPE_CHECKING:
-    from disbud.study import Engine, Study
+    from disbud.study import Engine, Outlook, Record, Study
     from disbud.study import Progress as Doing
 
 study = App(
@@ -26,6 +29,7 @@ study = App(
 )
 _RUNNING = Group("How it is run", sort_key=3)
 _GIBI = 1 << 30
+_SECONDS_BETWEEN_LOOKS = 2.0
 File = Annotated[Path, Parameter(help="The study file (TOML).")]
 
 
@@ -87,8 +91,10 @@ class Running:
         self._refuse("the processes of this machine", cpus=self.cpus, gpus=self.gpus)
         if self.workers is not None:
             check_count("--workers", self.workers)
-        if self.workers == 1:
-            return InProcess()
+        _check_amount("--memory", self.memory, "GiB")
+        _check_amount("--timeout", self.timeout, "seconds")
+        if self.workers == 1 and self.memory is None and self.timeout is None:
+            return InProcess()  # which can neither end a trial nor hold one back
         memory = None if self.memory is None else int(self.memory * _GIBI)
         return Pool(workers=self.workers, memory=memory, timeout=self.timeout)
 
@@ -99,6 +105,11 @@ class Running:
 
 
 RUNNING = Running()
+
+
+def _check_amount(option: str, value: float | None, unit: str) -> None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise DisbudError(f"{option} {value:g}: should be a number of {unit} above 0")
 
 
 @study.command
@@ -113,19 +124,12 @@ def do(work: Study, *, store: Path | None, files: Files, running: Running) -> in
     """Run a study as `disbud study run` and `disbud reproduce` do."""
     files.check(work.name)
     engine = running.engine()
-    outlook = work.outlook(store)
-    todo = outlook.trials - outlook.done - (0 if running.retry_failed else outlook.failed)
-    left = (
-        ""
-        if outlook.seconds is None or not todo
-        else f", {show.duration(outlook.seconds)} of one worker's time"
-    )
-    before = f"{outlook.done} done before, {outlook.failed} failed"
-    show.say(f"{work.name}: {outlook.trials} trials, {before}, {todo} to run{left}")
-    for trial, why in outlook.left_out:
-        show.say(f"left out: {trial.method} with {trial.intervention}, since {why}")
+    outlook = work.outlook(store, until_decided=running.until_decided, retry_failed=running.retry_failed)
+    _say_outlook(work, outlook, running)
     if running.dry_run:
-        for trial in work.trials() if files.details else ():
+        if files.json:
+            show.write_json(_outlook_json(work, outlook))
+        for trial in outlook.to_run if files.details and not files.json else ():
             show.write(str(trial))
         return 0
     began = time.perf_counter()
@@ -138,13 +142,42 @@ def do(work: Study, *, store: Path | None, files: Files, running: Running) -> in
     return hand_over(findings, work.name, files, store=store)
 
 
+def _say_outlook(work: Study, outlook: Outlook, running: Running) -> None:
+    todo = f"{len(outlook.to_run)} to run"
+    if outlook.to_run and outlook.seconds is not None:
+        todo += f", {show.duration(outlook.seconds)} of one worker's time"
+    if outlook.measures:
+        todo += f", {outlook.measures} measures to take"
+    before = f"{outlook.done} done before, {outlook.failed} failed"
+    show.say(f"{work.name}: {outlook.trials} trials, {before}, {todo}")
+    for data, why in outlook.not_at_hand.items():
+        show.say(f"{data} is not at hand, so none of its trials counts as done: {why}")
+    for trial, why in outlook.left_out:
+        show.say(f"left out: {trial.method} with {trial.intervention}, since {why}")
+    if running.until_decided:
+        show.say("more seeds may follow, to those trials that an undecided claim needs")
+
+
+def _outlook_json(work: Study, outlook: Outlook) -> dict[str, object]:
+    return {
+        "study": work.name,
+        "trials": outlook.trials,
+        "done": outlook.done,
+        "failed": outlook.failed,
+        "to_run": [str(trial) for trial in outlook.to_run],
+        "seconds": outlook.seconds,
+        "measures": outlook.measures,
+        "left_out": [{"trial": str(trial), "why": why} for trial, why in outlook.left_out],
+        "not_at_hand": outlook.not_at_hand,
+    }
+
+
 def _told(progress: Progress) -> Callable[[Doing], None]:
     def tell(doing: Doing) -> None:
-        now = ", ".join(str(trial) for trial, _ in doing.running[:2])
+        now = "; ".join(str(trial) for trial, _ in doing.running[:2])
         failed = f", {doing.failed} failed" if doing.failed else ""
-        progress.update(
-            doing.fraction, f"{doing.done} of {doing.total} {doing.what}{failed}{now and ': ' + now}"
-        )
+        what = f"{doing.done} of {doing.total} {doing.what}{failed}{now and ': ' + now}"
+        progress.update(doing.fraction, what, left=doing.left)
 
     return tell
 
@@ -172,42 +205,54 @@ def status(
         for line in lines:
             table.add_row(*(str(value) for value in line.values()))
         show.write(table if lines else "the store knows of no study")
-        if not watch or all(line["done"] + line["failed"] == line["trials"] for line in lines):  # type: ignore[operator]
+        if not watch or (_all_done(lines) and not _is_being_written(store)):
             return 0
-        time.sleep(2)
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def _status(file: Path | None, store: Path | None) -> list[dict[str, object]]:
     from disbud.study import Store, Study
 
     with Store.open(store) as kept:
-        records = {record.identity: record for record in kept.all()}
         if file is not None:
             work = Study.load(file)
-            asked = {work.name: [identity for identity in _identities(work)]}
-        else:
-            asked = {name: list(known.trials) for name, known in kept.studies().items()}
-    lines: list[dict[str, object]] = []
-    for name, identities in asked.items():
-        found = [records[identity] for identity in identities if identity in records]
-        failed = sum(record.failed for record in found)
-        latest = max((record.finished for record in found), default="")
-        lines.append(
-            {
-                "study": name,
-                "trials": len(identities),
-                "done": len(found) - failed,
-                "failed": failed,
-                "latest": latest,
-            }
-        )
-    return lines
+            plan = work.plan(kept)
+            return [_line(work.name, len(plan.trials), plan.known(kept).values())]
+        records = {record.identity: record for record in kept.in_brief()}
+        return [
+            _line(name, len(known.trials), [records[each] for each in known.trials if each in records])
+            for name, known in kept.studies().items()
+        ]
 
 
-def _identities(work: Study) -> Sequence[str]:
-    from disbud.study import identity_of
+def _all_done(lines: list[dict[str, object]]) -> bool:
+    return bool(lines) and all(line["done"] + line["failed"] == line["trials"] for line in lines)  # type: ignore[operator]
 
-    return [identity_of(trial) for trial in work.trials()]
+
+def _is_being_written(store: Path | None) -> bool:
+    """Whether a driver is at work: between looks all trials are done, and more are to come."""
+    from disbud.study import store_folder
+
+    try:
+        with open(store_folder(store) / "driver.lock", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # none was ever there
+        return False
+    return False
+
+
+def _line(name: str, trials: int, found: Collection[Record]) -> dict[str, object]:
+    failed = sum(record.failed for record in found)
+    latest = max((record.finished for record in found), default="")
+    return {
+        "study": name,
+        "trials": trials,
+        "done": len(found) - failed,
+        "failed": failed,
+        "latest": latest,
+    }
 
 
 @study.command(name="report")
@@ -217,6 +262,11 @@ def report_(file: File, /, *, store: StoreFolder = None, files: Files = FILES) -
 
     work = Study.load(file)
     files.check(work.name)
+    outlook = work.outlook(store)
+    if outlook.to_run:
+        show.say(
+            f"{len(outlook.to_run)} of {outlook.trials} trials were not run yet; this decides on the others"
+        )
     return hand_over(work.findings(store), work.name, files, store=store)
 
 
@@ -238,7 +288,7 @@ def export(
     output = output or Path(f"{work.name}.csv")
     check_writable("--output", output)
     rows = export_frame(work, output, store=store)
-    show.say(f"{rows} trials: {output.absolute()}")
+    show.say(f"{counted(rows, 'trial')}: {output.absolute()}")
     return 0
 
 
@@ -250,10 +300,14 @@ def gc(
         tuple[str, ...],
         Parameter(help="Studies that are no longer wanted: their trials go, unless others have them."),
     ] = (),
+    trial: Annotated[
+        tuple[str, ...],
+        Parameter(help="Trials to forget whoever wants them, by the beginning of their identity."),
+    ] = (),
     kind: Annotated[
         Literal["files", "trials"],
         Parameter(
-            help="files: only tickets and weights that no trial names; trials: trials of no study, too."
+            help="files: tickets and weights that no trial names; trials: first, every trial that is of no study."
         ),
     ] = "files",
 ) -> int:
@@ -262,14 +316,19 @@ def gc(
 
     with Store.open(store, write=True) as kept:
         known = kept.studies()
-        for name in forget:
-            if name not in known:
-                raise DisbudError(
-                    f"the store knows of no study {name!r}; it knows {', '.join(known) or 'none'}"
-                )
+        unknown = next((name for name in forget if name not in known), None)
+        if unknown is not None:
+            raise DisbudError(
+                f"the store knows of no study {unknown!r}; it knows {', '.join(known) or 'none'}"
+            )
+        gone = {kept.identity(begins) for begins in trial}
+        theirs = {identity for name in forget for identity in known[name].trials}
+        for name in set(forget):
             kept.forget_study(name)
-        gone = kept.unwanted() if kind == "trials" else []
+        unwanted = {record.identity for record in kept.unwanted()}
+        gone |= unwanted if kind == "trials" else unwanted & theirs
         kept.forget(gone)
         freed = kept.gc()
-    show.say(f"{len(gone)} trials forgotten; {freed.files} files removed, {freed.bytes / 1e6:.1f} MB")
+    trials, files = counted(len(gone), "trial"), counted(freed.files, "file")
+    show.say(f"{trials} forgotten; {files} removed, {freed.bytes / 1e6:.1f} MB")
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -9,16 +11,17 @@ from rich.text import Text
 from disbud.cli import show
 
 if TYPE_CHECKING:
-    from disbud.study import Cell, Decision, Findings
+    from disbud.study import Cell, Decision, Findings, Record
 
 _STYLES = {"supported": "green", "contradicted": "red", "undecided": "yellow", "uninformative": show.FAINT}
 _NOT_TESTED = "not testable here"
+_INTERVAL = re.compile(r".*: difference (?P<interval>.+): \w+ \((?P<beside>.+)\)", re.DOTALL)
 
 
 def show_findings(findings: Findings, *, details: bool) -> None:
     """A heading, the claims, and what failed; with details, every cell of every claim."""
     failed = [record for record in findings.records if record.failed]
-    counts = f"{len(findings.records)} trials" + (f", {len(failed)} failed" if failed else "")
+    counts = counted(len(findings.records), "trial") + (f", {len(failed)} failed" if failed else "")
     show.write(Text(f"{findings.title}  {counts}", style="bold"), "")
     if findings.decisions:
         table = show.table("claim", "says", "verdict", "evidence", folding=("says", "evidence"))
@@ -32,8 +35,29 @@ def show_findings(findings: Findings, *, details: bool) -> None:
             show.write("", Text(f"{decision.name}  {decision.says}", style="bold"))
             for cell in decision.cells:
                 show.write(Text(f"  {cell.name}: {cell.words}" if cell.name else f"  {cell.words}"))
-    for record in failed:
-        show.note(f"{record.trial}: {record.error}")
+    for line in failures(findings):
+        show.note(line)
+
+
+def failures(findings: Findings) -> list[str]:
+    """A line for each kind of failure, of trials and of measures: how often, on which trial, with what error."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in findings.records:
+        if record.error is not None:
+            found.setdefault(("", record.error), []).append(record)
+        for name, error in record.measure_errors.items():
+            found.setdefault((f"the measure {name} of ", error), []).append(record)
+    return [f"{what}{_on(records)} failed: {error}" for (what, error), records in found.items()]
+
+
+def _on(records: Sequence[Record]) -> str:
+    others = f" and {counted(len(records) - 1, 'other trial')}" if len(records) > 1 else ""
+    return f"{records[0].trial}{others}"
+
+
+def counted(count: int, what: str) -> str:
+    """So many of something: 1 trial, 2 trials."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def findings_json(findings: Findings) -> dict[str, object]:
@@ -60,6 +84,7 @@ def findings_json(findings: Findings) -> dict[str, object]:
                 "accuracy": record.accuracy,
                 "loss": record.loss,
                 "error": record.error,
+                "measure_errors": dict(record.measure_errors),
                 "seconds": record.seconds,
             }
             for record in findings.records
@@ -90,12 +115,14 @@ def _verdict(decision: Decision) -> Text:
 
 
 def _evidence(decision: Decision) -> str:
-    """The tally of cells, or the one interval."""
-    if decision.verdict is None or len(decision.cells) != 1:
+    """The tally of cells, or the one interval; with the reason where the verdict is not the interval's."""
+    if len(decision.cells) != 1:
         return decision.words
     [cell] = decision.cells
-    if cell.estimate is None or cell.low is None or cell.high is None:
+    parts = _INTERVAL.fullmatch(cell.words)
+    if parts is None:
         return decision.words
-    scale, unit = (100, " points") if cell.unit == "points" else (1, "")
-    low, high = (f"{scale * bound:.3g}" for bound in (cell.low, cell.high))
-    return f"{scale * cell.estimate:+.3g}{unit}, {100 * cell.level:g} % interval {low} to {high}"
+    if decision.verdict is not cell.verdict:  # held back by the correction for many claims
+        return f"{parts['interval']}{decision.words.removeprefix(cell.words)}"
+    settled = str(decision.verdict) in ("supported", "contradicted")
+    return parts["interval"] if settled else f"{parts['interval']} ({parts['beside']})"

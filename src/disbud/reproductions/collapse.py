@@ -1,4 +1,4 @@
-"""Which layer a method empties first (Tanaka et al. 2020)."""
+"""Which layer a method empties first, and whether SynFlow empties any (Tanaka et al. 2020)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from disbud.claims import Decided, for_all
 from disbud.graph import prunable
+from disbud.pruning import prune
 from disbud.pruning import scores as scores_of
 from disbud.reproductions.reading import drawn
 from disbud.study import Trial
@@ -16,10 +17,12 @@ from disbud.study.deciding import Setting, held
 from disbud.study.specification.forms import FunctionForm
 
 Scores = Mapping[str, Tensor]
+_ROUNDS = 100
+_ALMOST_NONE = 0.1  # of the networks
 
 
 def where_layers_empty(form: FunctionForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
-    """6.2: the share of seeds in which the layer that empties first is the one that is claimed, above a half.
+    """6.2: the share of networks in which the layer that empties first is the one that is claimed, above a half.
 
     Ranked over all layers, a layer is empty as soon as its highest score is removed: the first to go is the one whose
     highest score is lowest.
@@ -28,16 +31,30 @@ def where_layers_empty(form: FunctionForm, setting: Setting, variants: Sequence[
         "snip": _most_weights, "magnitude": _widest, "random": _fewest_weights,
     }  # fmt: skip
     hits: dict[str, dict[int, float]] = {method: {} for method in claimed}
-    for number, seeds, model, dataset in drawn(setting, variants[0]):
+    for seeds, model, dataset in drawn(variants[0]):
         for method, wanted in claimed.items():
             batches = dataset.batches(seed=seeds.mask) if method == "snip" else None
             scores = scores_of(model, method, batches=batches, example=dataset.example(), seed=seeds.mask)
-            hits[method][number] = float(_first_to_go(scores) == wanted(model))
+            hits[method][seeds.init] = float(_first_to_go(scores) == wanted(model))
     cells = {
-        method: held(found, what=f"the share of seeds in which {method} empties it first", least=0.5)
+        method: held(found, what=f"the share of networks in which {method} empties it first", least=0.5)
         for method, found in hits.items()
     }
     return for_all(cells)
+
+
+def synflow_leaves_none_empty(form: FunctionForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
+    """6.3: in a hundred rounds to the study's highest sparsity, in at most a tenth of the networks a layer is empty."""
+    highest = max(variant.sparsity or 0.0 for variant in variants)
+    empty: dict[int, float] = {}
+    for seeds, model, dataset in drawn(variants[0]):
+        ticket = prune(
+            model, "synflow", sparsity=highest, rounds=_ROUNDS, example=dataset.example(), seed=seeds.mask
+        )
+        empty[seeds.init] = float(bool(ticket.empty_layers))
+    return held(
+        empty, what=f"the share of networks with an empty layer at {100 * highest:.10g} %", most=_ALMOST_NONE
+    )
 
 
 def _first_to_go(scores: Scores) -> str:

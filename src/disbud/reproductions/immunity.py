@@ -11,9 +11,8 @@ from scipy import stats
 
 from disbud.claims import Decided, for_all
 from disbud.reproductions.distributions import distance, kept_weights
-from disbud.reproductions.reading import judged_records
+from disbud.reproductions.reading import judged_records, named
 from disbud.study.deciding import Setting, held
-from disbud.study.frame import label
 from disbud.study.record import Record
 from disbud.study.specification.forms import FunctionForm
 from disbud.study.trial import Trial
@@ -39,7 +38,7 @@ def nearer_than_random(form: FunctionForm, setting: Setting, variants: Sequence[
                 shared = [layer for layer in near if layer in far]
                 if shared:
                     shares[seed] = sum(near[layer] < far[layer] for layer in shared) / len(shared)
-            name = f"{label(altered, ('method', 'sparsity', 'intervention'))}, zeros {zeros}"
+            name = f"{named(altered, variants)}, zeros {zeros}"
             cells[name] = held(shares, what="the share of layers that are nearer", least=0.5)
     return for_all(cells)
 
@@ -54,7 +53,7 @@ def changes_minimally(form: FunctionForm, setting: Setting, variants: Sequence[T
                 for seed, (one, other) in _both(setting, plain, altered).items()
             }
             known = {seed: change for seed, change in changes.items() if change is not None}
-            name = f"{label(altered, ('method', 'sparsity', 'intervention'))}, {when}"
+            name = f"{named(altered, variants)}, {when}"
             cells[name] = held(known, what="the larger change", most=TENTH)
     return for_all(cells)
 
@@ -67,9 +66,7 @@ def as_a_cut_gaussian(form: FunctionForm, setting: Setting, variants: Sequence[T
             continue
         offs = {seed: _off(one, other) for seed, (one, other) in _both(setting, plain, altered).items()}
         known = {seed: off for seed, off in offs.items() if off is not None}
-        cells[label(plain, ("method", "sparsity"))] = held(
-            known, what="the relative error of the ratio", most=CLOSE
-        )
+        cells[named(plain, variants)] = held(known, what="the relative error of the ratio", most=CLOSE)
     return for_all(cells)
 
 

@@ -28,7 +28,7 @@ def labels_hardly_matter(form: FunctionForm, setting: Setting, variants: Sequenc
     sparsities = sorted({v.sparsity for v in variants if v.method == "snip" and v.sparsity is not None})
     beyond: dict[float, dict[int, float]] = {sparsity: {} for sparsity in sparsities}
     share: dict[float, dict[int, float]] = {sparsity: {} for sparsity in sparsities}
-    for number, seeds, model, dataset in drawn(setting, variants[0]):
+    for seeds, model, dataset in drawn(variants[0]):
         other = dataset.batches(seed=seeds.mask + _OTHER_BATCH)
         mislabelled = on_data(other, "random-labels", seed=seeds.mask)
         for sparsity in sparsities:
@@ -37,8 +37,8 @@ def labels_hardly_matter(form: FunctionForm, setting: Setting, variants: Sequenc
                 _beyond_chance(ticket, prune(model, "snip", densities=ticket, batches=batches))
                 for batches in (other, mislabelled)
             )
-            beyond[sparsity][number] = random
-            share[sparsity][number] = random / true if true else math.nan
+            beyond[sparsity][seeds.init] = random
+            share[sparsity][seeds.init] = random / true if true else math.nan
     cells = {}
     for sparsity in sparsities:
         cells[f"at {sparsity:.2%}, more than chance"] = held(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 
 from disbud.errors import DisbudError, unknown_name
@@ -12,6 +13,21 @@ from disbud.study import Study
 from disbud.training.recipes import recipe_for
 
 _COMMON: tuple[str, ...] = ("name", "says", "source")
+_PLACES = ("where", "left", "right")
+
+
+@dataclass(frozen=True)
+class _Here:
+    """What becomes of claims in a size of a study.
+
+    `called` maps what claims name to what the size runs in its place, `without` what the size leaves out to the reason.
+    `model` is the one that was asked for in place of the size's own.
+    """
+
+    size: str
+    called: Mapping[str, str]
+    without: Mapping[str, str]
+    model: str | None
 
 
 def reproduction(
@@ -25,7 +41,8 @@ def reproduction(
 ) -> Study:
     """The study of a paper: "quick" on digits, "default" on drawn shapes, "full" as in the paper; or on what is given.
 
-    Other data come with their own recipe, unless one is named.
+    Other data come with their own recipe, unless one is named. Another model takes the place of all that the study
+    trains, so claims about certain models are not tested with it.
 
     >>> from disbud.reproductions import reproduction
     >>> study = reproduction("immunity", size="quick")
@@ -37,21 +54,20 @@ def reproduction(
     if size not in SIZES:
         raise unknown_name("size of a reproduction", size, SIZES)
     values = tomllib.loads(text_of(name))
-    sizes = values.pop("size")
-    more = dict(sizes[size])
-    values["trial"] = [*values.get("trial", []), *more.pop("trial", [])]
-    values |= more
-    given = {"data": data, "model": model, "recipe": recipe, "seeds": seeds}
+    more = values.pop("size")[size]
+    here = _Here(size, more.pop("called", {}), more.pop("without", {}), model)
+    blocks = [*values.get("trial", []), *more.pop("trial", [])]
+    asked = {"data": data, "model": model, "recipe": recipe, "seeds": seeds}
+    given = {key: value for key, value in asked.items() if value is not None}
     if data is not None and recipe is None:
-        given["recipe"] = str(recipe_for(data))
-    values |= {key: value for key, value in given.items() if value is not None}
+        more["recipe"] = str(recipe_for(data))
+    values |= more | given
     values["name"] = name if size == "default" else f"{name}-{size}"
-    values["claim"] = [_claim(claim, size) for claim in _tables(values["claim"])]
-    said = [
-        f" --{key} {value}" for key, value in (("data", data), ("model", model), ("recipe", recipe)) if value
-    ]
-    command = f"disbud reproduce {name}{'' if size == 'default' else f' --{size}'}{''.join(said)}"
-    return Study.of(values, text=text_of(name), command=command)
+    values["trial"] = [block for block in blocks if model is None or "model" not in block]
+    values["claim"] = [_claim(claim, here) for claim in _tables(values["claim"])]
+    options = [*([] if size == "default" else [f"--{size}"]), *(f"--{key} {given[key]}" for key in given)]
+    command = " ".join(["disbud reproduce", name, *options])
+    return Study.of(values, command=command)
 
 
 def text_of(name: str) -> str:
@@ -59,13 +75,48 @@ def text_of(name: str) -> str:
     return resources.files("disbud.reproductions").joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
-def _claim(claim: Mapping[str, object], size: str) -> Mapping[str, object]:
-    """A claim, or why this size cannot test it: `untested = { quick = "..." }` in the study file."""
-    said = {key: value for key, value in claim.items() if key != "untested"}
+def _claim(claim: Mapping[str, object], here: _Here) -> Mapping[str, object]:
+    """A claim in the names of the size, or why it is not tested there."""
+    why = _why_untested(claim, here)
+    if why is not None:
+        return {**{key: claim[key] for key in _COMMON if key in claim}, "kind": "untested", "why": why}
+    places = {
+        key: {
+            axis: _one_or_all([here.called.get(str(name), name) for name in names])
+            for axis, names in place.items()
+        }
+        for key, place in _places(claim).items()
+    }
+    return {**{key: value for key, value in claim.items() if key != "untested"}, **places}
+
+
+def _one_or_all(names: list[object]) -> object:
+    return names[0] if len(names) == 1 else names
+
+
+def _why_untested(claim: Mapping[str, object], here: _Here) -> str | None:
+    """As the claim says, `untested = { quick = "..." }`; or since a side of it is nothing that the size runs."""
+    places = _places(claim)
+    if here.model is not None and any("model" in place for place in places.values()):
+        return f"it is about certain models, and {here.model} was asked for in their place"
     reasons = claim.get("untested", {})
-    if not isinstance(reasons, Mapping) or size not in reasons:
-        return said
-    return {**{key: said[key] for key in _COMMON if key in said}, "kind": "untested", "why": reasons[size]}
+    if isinstance(reasons, Mapping) and here.size in reasons:
+        return str(reasons[here.size])
+    for key, place in places.items():
+        for names in place.values():
+            missing = [str(name) for name in names if name in here.without]
+            if missing and (key == "left" or len(missing) == len(names)):
+                return here.without[missing[0]]
+    return None
+
+
+def _places(claim: Mapping[str, object]) -> Mapping[str, Mapping[str, Sequence[object]]]:
+    """What a claim says of where it looks: by `where`, `left` and `right`, the values of each axis."""
+    return {
+        key: {axis: names if isinstance(names, list) else [names] for axis, names in place.items()}
+        for key in _PLACES
+        if isinstance(place := claim.get(key), Mapping)
+    }
 
 
 def _tables(value: object) -> Sequence[Mapping[str, object]]:

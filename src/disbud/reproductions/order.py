@@ -1,20 +1,22 @@
-"""Whether methods change places when they are compared at equal effective sparsity (Vysogorets & Kempe 2023)."""
+"""Which of two methods is ahead: at equal effective sparsity (Vysogorets & Kempe 2023), and anywhere at all."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
 
 import numpy
 
 from disbud.catalogue import parse
-from disbud.claims import Beats, Decided, Pairs, for_all, judge, there_is
+from disbud.claims import Beats, Cells, Decided, Judgement, Pairs, for_all, judge, there_is
 from disbud.errors import DisbudError
 from disbud.methods.catalogue import CATALOGUE as METHODS
 from disbud.study.deciding import Setting
 from disbud.study.deciding.bounds import Waiting
-from disbud.study.frame import FIRST_CALIBRATION
+from disbud.study.deciding.places import said, selected
+from disbud.study.frame import label, varying
 from disbud.study.specification.forms import FunctionForm
 from disbud.study.trial import Trial
 
@@ -36,15 +38,31 @@ def changes_places(form: FunctionForm, setting: Setting, variants: Sequence[Tria
             f"this claim is about sparsities from {_FROM:.0%} on; the highest here is {highest:.1%}"
         )
     ends = {name: curve for name, curve in curves.items() if curve[-1].sparsity == highest and len(curve) > 1}
-    asked = {name: _finite(setting, curve[-1], "accuracy") for name, curve in ends.items()}
+    asked = {name: setting.values(curve[-1], "accuracy") for name, curve in ends.items()}
     effective = {name: _at_effective(setting, curve, highest) for name, curve in ends.items()}
     cells: dict[str, Decided] = {}
     for one, other in permutations(ends, 2):
         place = ends[one][-1]
-        ahead = _judged(setting, place, one, other, asked[one], asked[other])
-        behind = _judged(setting, place, other, one, effective[other], effective[one])
-        cells[f"{one} before {other}, then after"] = for_all({"asked": ahead, "effective": behind})
+        ahead = _judged(setting, place, Beats(one, other), asked[one], asked[other])
+        behind = _judged(setting, place, Beats(other, one), effective[other], effective[one])
+        cells[f"{one} before {other}, then after"] = _deciding(
+            for_all({"as asked": ahead, "at equal effective sparsity": behind})
+        )
     return there_is(cells)
+
+
+def none_dominates(form: FunctionForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
+    """5.4: every method is beaten by another at some sparsity; `where` says which methods are meant."""
+    found = selected(variants, said(form.where))
+    axes = [axis for axis in varying(found) if axis != "sparsity"]
+    rivals: dict[str, dict[str, Decided]] = {}
+    for one, other in permutations(found, 2):
+        if replace(other, method=one.method) == one:
+            rival = label(other, ("method", "sparsity"))
+            ours, theirs = setting.values(other, "accuracy"), setting.values(one, "accuracy")
+            ahead = _judged(setting, one, Beats(rival, one.method), ours, theirs)
+            rivals.setdefault(label(one, axes), {})[rival] = ahead
+    return for_all({name: _deciding(there_is(cells)) for name, cells in rivals.items()})
 
 
 def _curves(variants: Sequence[Trial]) -> Mapping[str, Curve]:
@@ -63,8 +81,8 @@ def _at_effective(setting: Setting, curve: Curve, sparsity: float) -> dict[int, 
     """By seed, the accuracy where the effective sparsity is that; none where no ticket of the seed reaches it."""
     points: dict[int, list[tuple[float, float]]] = {}
     for variant in curve:
-        sparsities = _finite(setting, variant, "paths.effective_sparsity")
-        for seed, accuracy in _finite(setting, variant, "accuracy").items():
+        sparsities = setting.values(variant, "paths.effective_sparsity")
+        for seed, accuracy in setting.values(variant, "accuracy").items():
             if seed in sparsities:
                 points.setdefault(seed, []).append((_removal(sparsities[seed]), accuracy))
     found = {}
@@ -80,23 +98,36 @@ def _removal(sparsity: float) -> float:
     return -math.log10(max(1 - sparsity, _LEAST_DENSITY))
 
 
-def _finite(setting: Setting, variant: Trial, value: str) -> dict[int, float]:
-    values = setting.frame.values(variant, value)
-    return {seed: x for seed, x in values.items() if seed < FIRST_CALIBRATION and math.isfinite(x)}
-
-
 def _judged(
-    setting: Setting,
-    place: Trial,
-    left: str,
-    right: str,
-    ours: Mapping[int, float],
-    theirs: Mapping[int, float],
+    setting: Setting, place: Trial, claimed: Beats, ours: Mapping[int, float], theirs: Mapping[int, float]
 ) -> Decided:
+    """Accuracies by seed, with the margin and the controls of a place."""
     seeds = tuple(sorted(ours.keys() & theirs.keys()))
     if len(seeds) < setting.least:
         return Waiting(f"{len(seeds)} seeds have both", setting.least - len(seeds))
     pairs = Pairs(seeds, tuple(ours[seed] - theirs[seed] for seed in seeds))
     margin = setting.margin(place)
     controls = setting.controls(place, margin)
-    return judge(Beats(left, right), pairs, margin=margin, looks=setting.looks, controls=controls)
+    return judge(claimed, pairs, margin=margin, looks=setting.looks, controls=controls)
+
+
+def _deciding(whole: Cells) -> Decided:
+    """The verdict on cells, by the one of them that it hangs on: a page shows an estimate for that, not for several.
+
+    It hangs on the weakest where all have to hold, and on the strongest where one is enough.
+    """
+    all_must = whole.quantifier == "for all"
+    pick = max if all_must else min
+    name = pick(whole.results, key=lambda name: whole.results[name].p_supported)
+    cell = whole.results[name]
+    if not isinstance(cell, Judgement):
+        return whole
+    remark = f"{'weakest' if all_must else 'strongest'} of {len(whole.results)}: {name}"
+    return replace(
+        cell,
+        verdict=whole.verdict,
+        p_supported=whole.p_supported,
+        p_contradicted=whole.p_contradicted,
+        further=whole.further,
+        remarks=(*cell.remarks, remark),
+    )

@@ -1,4 +1,4 @@
-"""What the claims of the reproductions read off a study's records, and the networks that its seeds draw."""
+"""What the claims of the reproductions read off a study's records, and the networks that they draw for themselves."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from disbud.data import Dataset, load
 from disbud.errors import DisbudError
 from disbud.origin import Json
 from disbud.study.deciding import Setting
-from disbud.study.frame import FIRST_CALIBRATION
+from disbud.study.frame import FIRST_CALIBRATION, label, varying
 from disbud.study.record import Record
 from disbud.study.tickets import network
 from disbud.study.trial import Seeds, Trial
+
+NETWORKS = 12  # where all are alike the sign test judges: after Holm over a study's claims it takes about 10
 
 
 def judged_records(setting: Setting, variant: Trial) -> dict[int, Record]:
@@ -40,10 +42,15 @@ def table_rows(record: Record, measure: str) -> list[Mapping[str, Json]]:
     ]
 
 
-def drawn(setting: Setting, place: Trial) -> Iterator[tuple[int, Seeds, nn.Module, Dataset]]:
-    """For each seed that claims are judged on: its number, and the place's network and data, before any training."""
-    for seeds, number in setting.frame.numbers.items():
-        if number < FIRST_CALIBRATION:
-            dataset = load(place.data, seed=seeds.split)
-            trial = Trial(place.model, place.data, place.recipe, seeds=seeds)
-            yield number, seeds, network(trial, dataset), dataset
+def named(variant: Trial, variants: Sequence[Trial]) -> str:
+    """A ticket's method, sparsity and intervention, and whatever else varies in the study: no two have one name."""
+    return label(variant, (*varying(variants), "method", "sparsity", "intervention"))
+
+
+def drawn(place: Trial, count: int = NETWORKS) -> Iterator[tuple[Seeds, nn.Module, Dataset]]:
+    """So many networks of a place with their data, before any training; each with the seeds that it is drawn from."""
+    for number in range(count):
+        seeds = Seeds.all(number)
+        dataset = load(place.data, seed=seeds.split)
+        trial = Trial(place.model, place.data, place.recipe, seeds=seeds)
+        yield seeds, network(trial, dataset), dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -15,24 +16,56 @@ _KEPT = 4  # data sets in memory: trials come sorted by the seed of their split
 _DRAWN = "shapes"  # takes seconds to draw, and nothing but settings and seed decides its content
 
 
-@lru_cache(maxsize=_KEPT)
 def loaded(data: str, split: int) -> Dataset:
     """The data set with the split of that seed, from memory where a trial before used it."""
-    return load(data, seed=split)
+    return _loaded(data, split, _state(data))
 
 
-@cache
 def fingerprint(data: str, split: int) -> str:
     """SHA-256 of the content; of data that are drawn it is kept, since drawing them takes seconds."""
-    if parse(data).name != _DRAWN:
-        return loaded(data, split).fingerprint
-    entry = get_or_make(_key(data, split), lambda folder: _write(folder, loaded(data, split).fingerprint))
-    return (entry / "fingerprint").read_text(encoding="ascii")
+    return _fingerprint(data, split, _state(data))
 
 
 def knows_fingerprint(data: str, split: int) -> bool:
     """Whether the fingerprint is had without drawing the data."""
     return parse(data).name != _DRAWN or (cache_folder() / digest(_key(data, split))).is_dir()
+
+
+def forget_data() -> None:
+    """Have what may have changed read anew by who asks next: files that are not as they were, and functions' data."""
+    _state.cache_clear()
+
+
+@lru_cache(maxsize=_KEPT)
+def _loaded(data: str, split: int, state: object) -> Dataset:
+    return load(data, seed=split)
+
+
+@cache
+def _fingerprint(data: str, split: int, state: object) -> str:
+    if parse(data).name != _DRAWN:
+        return _loaded(data, split, state).fingerprint
+    entry = get_or_make(
+        _key(data, split), lambda folder: _write(folder, _loaded(data, split, state).fingerprint)
+    )
+    return (entry / "fingerprint").read_text(encoding="ascii")
+
+
+@cache
+def _state(data: str) -> object:
+    """What stays equal while the content does: of files, their names, sizes and times; of a function, nothing."""
+    spec = parse(data)
+    if spec.name not in CATALOGUE:
+        return object()
+    place = str(spec.argument or spec.settings.get("source") or "")
+    if not place or not (spec.name == "folder" or place.startswith((".", "/", "~"))):
+        return None
+    state = hashlib.sha256()
+    for path in sorted(Path(place).expanduser().absolute().rglob("*")):
+        if path.is_file():
+            about = path.stat()
+            state.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ino}\n".encode())
+    return state.hexdigest()
 
 
 def _key(data: str, split: int) -> Key:
@@ -43,12 +76,6 @@ def _key(data: str, split: int) -> Key:
         "revision": CATALOGUE[_DRAWN].revision,
         "version": package_version(),
     }
-
-
-def forget_data() -> None:
-    """Have what is loaded next read anew: files may have changed since."""
-    loaded.cache_clear()
-    fingerprint.cache_clear()
 
 
 def _write(folder: Path, content: str) -> None:

@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import numpy
 import torch
 
+from disbud.errors import DisbudError
 from disbud.origin import Json, package_version
 
 if TYPE_CHECKING:
     from disbud.study.record import Record
 
+_ON_GPU: ContextVar[bool] = ContextVar("trains on a GPU", default=False)
 
-def environment() -> dict[str, Json]:
-    """Versions, the processor's instructions, threads, device; and the host, on which no bit depends.
+
+@contextlib.contextmanager
+def training_on_gpu() -> Iterator[None]:
+    """Train the trials that are run inside on the GPU that this process was given."""
+    token = _ON_GPU.set(True)
+    try:
+        yield
+    finally:
+        _ON_GPU.reset(token)
+
+
+def training_device() -> str:
+    """Where trials are trained here, as torch calls it.
+
+    >>> from disbud.study.environments import training_device
+    >>> training_device()
+    'cpu'
+    """
+    if not _ON_GPU.get():
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise DisbudError(
+            f"GPUs were asked for, and torch {torch.__version__} sees none on {platform.node()}; install a torch with "
+            "CUDA there, or ask for none (leave gpus out)"
+        )
+    return "cuda"
+
+
+def environment(device: str = "cpu") -> dict[str, Json]:
+    """Versions, the processor's instructions, threads, the device trained on; and the host, on which no bit depends.
 
     >>> from disbud.study import environment
     >>> environment()["device"]
@@ -30,7 +62,7 @@ def environment() -> dict[str, Json]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "system": platform.system(),
-        "device": "cpu",
+        "device": device if device == "cpu" else f"{device}: {torch.cuda.get_device_name()}",
         "threads": torch.get_num_threads(),
         "host": platform.node(),
     }

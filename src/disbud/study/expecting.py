@@ -44,13 +44,17 @@ class Expectations:
             self.learn(record)
 
     def learn(self, record: Record) -> None:
-        """Go by one record more."""
-        if record.failed:
+        """Go by one record more; one that failed, or of a recipe that is not known here, is no measure for others."""
+        if record.failed or not record.seconds:
+            return
+        try:
+            amount = work(record.trial)
+        except DisbudError:
             return
         kind = _kind(record.trial)
         self._seconds[kind].append(record.seconds)
         self._memory[kind] = max(record.memory, self._memory.get(kind, 0))
-        bisect.insort(self._rates, record.seconds / work(record.trial))
+        bisect.insort(self._rates, record.seconds / amount)
 
     def of(self, trial: Trial) -> Expected:
         """The most that a trial of its kind has taken; None where none was run.

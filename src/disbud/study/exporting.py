@@ -8,7 +8,6 @@ from pathlib import Path
 
 from disbud.errors import DisbudError
 from disbud.files import write_atomically
-from disbud.study.frame import Frame
 from disbud.study.store import Store
 from disbud.study.study import Study
 
@@ -25,10 +24,11 @@ def export_frame(
             f"{path}: ends in {path.suffix or 'nothing'}; name a file that ends in {' or '.join(KINDS)}"
         )
     with Store.open(store) as kept:
-        records = kept.records(study.trials())
+        plan = study.plan(kept)
+        records = kept.records(plan.trials)
     if not records:
-        raise DisbudError(f"the store holds no trial of {study.name}; run it first: disbud study run FILE")
-    frame = Frame(tuple(records.values()), study.numbers).to_pandas()
+        raise DisbudError(f"the store holds no trial of {study.name}; run it first: {study.command}")
+    frame = plan.frame(records).to_pandas()
     content = io.BytesIO()
     if path.suffix == ".csv":
         frame.to_csv(content, index=False)

@@ -14,7 +14,9 @@ from disbud.study.record import Record
 class Cell:
     """One piece of a claim's evidence, as one method at one sparsity: an estimate with its interval.
 
-    `unit` "points" means that estimates are fractions, said in points. `margin` is that within which a difference does
+    `unit` "points" means that estimates are fractions, said in points; "plain", "sparsity", "correlation" and
+    "correlations" (a difference of two) are shown as they are. Of a crossing a bound is None where it lies beyond what
+    was tested. `margin` is that within which a difference does
     not matter; None where the claim needs none. `words` say the same in a sentence.
 
     >>> from disbud.claims import Verdict

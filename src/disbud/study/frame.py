@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from disbud.errors import DisbudError, unknown_name
+from disbud.errors import unknown_name
 from disbud.study.record import Record
 from disbud.study.trial import Seeds, Trial
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 Axis = Literal["model", "data", "recipe", "method", "sparsity", "intervention"]
 AXES: tuple[Axis, ...] = ("model", "data", "recipe", "method", "sparsity", "intervention")
-_OWN = ("accuracy", "loss", "seconds", "memory")
+OWN = ("accuracy", "loss", "seconds", "memory")
+LOG_PATHS = "paths.log10_paths"
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,17 @@ class Frame:
         return tuple(self.rows)
 
     def values(self, variant: Trial, name: str) -> dict[int, float]:
-        """By seed: the accuracy, the loss, or what a measure found in all, as `paths.nodes`; none of failed trials."""
-        row = self.rows.get(variant)
-        if row is None:
-            raise DisbudError(f"{variant} is no part of the study")
-        return {seed: value_of(record, name) for seed, record in sorted(row.items()) if not record.failed}
+        """By seed: the accuracy, the loss, or what a measure found in all, as `paths.nodes`.
+
+        None of trials that failed, or were not run yet, or whose measure was not taken.
+        """
+        known = [record for record in self.records if not record.failed]
+        if known and not any(has_value(record, name) for record in known):
+            value_of(known[0], name)  # says what there is
+        row = self.rows.get(variant, {})
+        return {
+            seed: value_of(record, name) for seed, record in sorted(row.items()) if has_value(record, name)
+        }
 
     def first(self, seeds: int) -> Frame:
         """The frame of the first so many seeds; seeds beyond, as those of margins, stay."""
@@ -80,20 +88,29 @@ def variant_of(trial: Trial) -> Trial:
     return replace(trial, seeds=Seeds())
 
 
+def has_value(record: Record, name: str) -> bool:
+    """Whether a record has the value of that name; a measure that failed on it, or was not taken yet, has none."""
+    measure, _, entry = name.partition(".")
+    summary = record.measures.get(measure, {}).get("summary", {})
+    return not record.failed and (name in OWN or (isinstance(summary, Mapping) and entry in summary))
+
+
 def value_of(record: Record, name: str) -> float:
-    """One number of a record by its name: accuracy, loss, or MEASURE.ENTRY as paths.log10_paths."""
-    if name in _OWN:
+    """One number of a record by its name: accuracy, loss, or MEASURE.ENTRY as paths.log10_paths; NaN if undefined."""
+    if name in OWN:
         value: object = getattr(record, name)
     else:
         measure, _, entry = name.partition(".")
         if measure not in record.measures:
-            known = [*_OWN, *(f"{found}.…" for found in record.measures)]
+            known = [*OWN, *(f"{found}.…" for found in record.measures)]
             raise unknown_name("value", name, known)
         summary = record.measures[measure]["summary"]
         assert isinstance(summary, Mapping)
         if entry not in summary:
             raise unknown_name("value", name, [f"{measure}.{known}" for known in summary])
         value = summary[entry]
+        if value is None and name == LOG_PATHS:  # JSON has no infinity
+            return -math.inf
     if isinstance(value, bool) or not isinstance(value, int | float):
         return float("nan") if value is None else float(str(value))
     return float(value)
@@ -120,7 +137,7 @@ def label(variant: Trial, axes: Sequence[Axis]) -> str:
     if "intervention" in axes and variant.intervention is not None:
         words.append(f"with {variant.intervention}")
     if "sparsity" in axes and variant.sparsity is not None:
-        words.append(f"at {100 * variant.sparsity:.4g} %")
+        words.append(f"at {100 * variant.sparsity:.10g} %")
     if "data" in axes:
         words.append(f"on {variant.data}")
     if "recipe" in axes:
@@ -131,7 +148,7 @@ def label(variant: Trial, axes: Sequence[Axis]) -> str:
 def _flat(record: Record, seed: int | None) -> dict[str, object]:
     axes: dict[str, object] = {axis: getattr(record.trial, axis) for axis in AXES}
     seeds = {f"{part}_seed": getattr(record.trial.seeds, part) for part in ("split", "init", "mask", "order")}
-    numbers = {name: getattr(record, name) for name in (*_OWN, "diverged", "error", "finished", "identity")}
+    numbers = {name: getattr(record, name) for name in (*OWN, "diverged", "error", "finished", "identity")}
     measured = {
         f"{name}.{entry}": value
         for name, table in record.measures.items()

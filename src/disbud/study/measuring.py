@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from disbud.measures import Table
 from disbud.study.datasets import loaded
+from disbud.study.identity import Pinned
 from disbud.study.tickets import alters_weights, network, ticket_of
 from disbud.study.trial import Trial
 from disbud.study.trial_measures import Subject, TrialMeasure
@@ -24,22 +25,29 @@ class ToMeasure:
     """A measure to take, of what a store keeps of a trial."""
 
     measure: TrialMeasure
-    trial: Trial
+    pinned: Pinned
     ticket: Ticket | None
     trained: Mapping[str, Tensor] | None
+
+    @property
+    def trial(self) -> Trial:
+        """The trial it is taken of."""
+        return self.pinned.trial
 
 
 def take(work: ToMeasure) -> Table:
     """What the measure finds.
 
     >>> from disbud.study import Trial, run
+    >>> from disbud.study.identity import Pinned
     >>> from disbud.study.measuring import ToMeasure, take
     >>> from disbud.study.trial_measures import trial_measure
     >>> trial = Trial("lenet-300-100", "digits", "digits:epochs=1", "magnitude", 0.9)
     >>> outcome = run(trial)
-    >>> take(ToMeasure(trial_measure("weights"), trial, outcome.ticket, outcome.weights))["when"][:2]
+    >>> take(ToMeasure(trial_measure("weights"), Pinned.of(trial), outcome.ticket, outcome.weights))["when"][:2]
     ('start', 'trained')
     """
+    work.pinned.check()
     dataset = loaded(work.trial.data, work.trial.seeds.split)
     model = _as_training_began(work.trial, dataset, work.ticket)
     return work.measure.function(Subject(work.trial, dataset, model, work.ticket, work.trained))

@@ -9,9 +9,9 @@ from disbud.errors import DisbudError
 from disbud.origin import Json
 from disbud.study.datasets import fingerprint, forget_data, knows_fingerprint
 from disbud.study.engines import Engine, Failure, Running
-from disbud.study.environments import environment
+from disbud.study.environments import environment, training_device
 from disbud.study.expecting import Expectations, longest_first
-from disbud.study.identity import identity_of
+from disbud.study.identity import Pinned
 from disbud.study.measuring import ToMeasure, take
 from disbud.study.record import Record
 from disbud.study.running import Outcome, run
@@ -76,10 +76,11 @@ def perform(
     store.check_writes()
     forget_data()
     _know_data(wanted, engine)
-    different = list({identity_of(trial): trial for trial in wanted}.values())
+    pinned = [Pinned.of(trial) for trial in wanted]
+    different = list({each.identity: each for each in pinned}.values())
     _run_missing(different, store, engine, retry_failed=retry_failed, tell=tell)
     _measure_missing(different, chosen, store, engine, retry_failed=retry_failed, tell=tell)
-    return store.records(wanted)
+    return store.records(_identities(pinned))
 
 
 def expected_seconds(trials: Sequence[Trial], store: Store) -> float | None:
@@ -90,7 +91,7 @@ def expected_seconds(trials: Sequence[Trial], store: Store) -> float | None:
     ...     print(expected_seconds([Trial("lenet-300-100", "digits", "digits")], store))
     None
     """
-    return Expectations(store.all()).seconds(trials)
+    return Expectations(store.in_brief()).seconds(trials)
 
 
 def _know_data(trials: Sequence[Trial], engine: Engine) -> None:
@@ -110,35 +111,46 @@ def data_fingerprint(data_and_split: tuple[str, int]) -> str:
     return fingerprint(*data_and_split)
 
 
-def run_here(trial: Trial) -> tuple[Outcome, dict[str, Json]]:
+def run_here(pinned: Pinned) -> tuple[Outcome, dict[str, Json]]:
     """What came of a trial, and the environment of the process that ran it."""
-    return run(trial), environment()
+    pinned.check()
+    return run(pinned.trial), environment(training_device())
+
+
+def _identities(pinned: Iterable[Pinned]) -> dict[Trial, str]:
+    return {each.trial: each.identity for each in pinned}
 
 
 def _run_missing(
-    wanted: Sequence[Trial], store: Store, engine: Engine, *, retry_failed: bool, tell: Tell | None
+    wanted: Sequence[Pinned], store: Store, engine: Engine, *, retry_failed: bool, tell: Tell | None
 ) -> None:
-    known = store.records(wanted)
-    missing = {trial for trial in wanted if trial not in known or (retry_failed and known[trial].failed)}
+    known = store.records(_identities(wanted))
+    missing = {
+        each.trial: each
+        for each in wanted
+        if each.trial not in known or (retry_failed and known[each.trial].failed)
+    }
     if not missing:
         return
-    expectations = Expectations(store.all())
+    expectations = Expectations(store.in_brief())
     failed = sum(record.failed for trial, record in known.items() if trial not in missing)
     done = len(wanted) - len(missing) - failed
     counted = _Counted("trials", expectations, done=done, failed=failed, total=len(wanted), tell=tell)
     ordered = longest_first(list(missing), expectations)
     counted.waiting = dict.fromkeys(ordered)
-    for trial, result, attempts in engine.run(run_here, ordered, expect=expectations.of, watch=counted.watch):
-        if isinstance(result, Failure):
-            record = store.add(trial, result, attempts=attempts)
-        else:
-            outcome, where = result
-            record = store.add(trial, outcome, environment=where, attempts=attempts)
-        counted.over(trial, record, failed=record.failed)
+    for each, result, attempts in engine.run(
+        run_here,
+        [missing[trial] for trial in ordered],
+        expect=lambda pinned: expectations.of(pinned.trial),
+        watch=lambda running: counted.watch(_trials_of(running)),
+    ):
+        outcome, where = (result, None) if isinstance(result, Failure) else result
+        record = store.add(each.trial, outcome, identity=each.identity, environment=where, attempts=attempts)
+        counted.over(each.trial, record, failed=record.failed)
 
 
 def _measure_missing(
-    wanted: Sequence[Trial],
+    wanted: Sequence[Pinned],
     measures: Sequence[TrialMeasure],
     store: Store,
     engine: Engine,
@@ -146,9 +158,12 @@ def _measure_missing(
     retry_failed: bool,
     tell: Tell | None,
 ) -> None:
-    done = {trial: record for trial, record in store.records(wanted).items() if not record.failed}
+    records = store.records(_identities(wanted))
+    done = {trial: record for trial, record in records.items() if not record.failed}
     taken = store.measured(done.values())
-    every = [(trial, record, measure) for trial, record in done.items() for measure in measures]
+    every = [
+        (each, done[each.trial], measure) for each in wanted if each.trial in done for measure in measures
+    ]
 
     def is_missing(record: Record, measure: TrialMeasure) -> bool:
         key = (record.identity, measure.name, measure.revision)
@@ -161,8 +176,8 @@ def _measure_missing(
     counted = _Counted("measures", None, done=over, failed=0, total=len(every), tell=tell)
     # Tickets and weights are read when a worker is free for them: all at once may be more than fits into memory.
     work = (
-        ToMeasure(measure, trial, store.ticket(record), store.weights(record))
-        for trial, record, measure in missing
+        ToMeasure(measure, each, store.ticket(record), store.weights(record))
+        for each, record, measure in missing
     )
     for item, result, _ in engine.run(take, work, watch=lambda running: counted.watch(_trials_of(running))):
         record = done[item.trial]
@@ -170,7 +185,7 @@ def _measure_missing(
         counted.over(item.trial, record, failed=isinstance(result, Failure))
 
 
-def _trials_of(running: Sequence[Running[ToMeasure]]) -> list[Running[Trial]]:
+def _trials_of(running: Sequence[Running[Pinned]] | Sequence[Running[ToMeasure]]) -> list[Running[Trial]]:
     return [Running(item.trial, seconds) for item, seconds in running]
 
 

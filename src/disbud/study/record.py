@@ -14,8 +14,9 @@ class Record:
     """One trial of a store. A trial that failed has an `error` and no numbers.
 
     `curve` has a mapping an epoch. `ticket` and `weights` name what the store keeps beside the row, by the SHA-256 of
-    its bytes. `measures` are tables in the form of `Table.to_json`, by name. Times and attempts say how the run went,
-    not what came of it: records are equal without them.
+    its bytes. `measures` are tables in the form of `Table.to_json`, by name; `measure_errors` says why there is none of
+    a measure that was taken. Times and attempts say how the run went, not what came of it: records are equal without
+    them.
 
     >>> from disbud.study import Record, Trial
     >>> Record(Trial("lenet-300-100", "digits", "digits"), "6e1f", error="out of memory").failed
@@ -31,6 +32,7 @@ class Record:
     ticket: str | None = None
     weights: str | None = None
     measures: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    measure_errors: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
     traceback: str | None = field(default=None, compare=False)
     environment: Mapping[str, Json] = field(default_factory=dict, compare=False)

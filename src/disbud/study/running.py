@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from disbud.origin import Json
 from disbud.study.datasets import loaded
+from disbud.study.environments import training_device
 from disbud.study.memory import own_peak, watch_own_peak
 from disbud.study.tickets import network, ticket_of
 from disbud.study.trial import DENSE, SMALL_DENSE, Trial
@@ -39,7 +40,7 @@ class Outcome:
 
 
 def run(trial: Trial) -> Outcome:
-    """Do everything the trial says.
+    """Do everything the trial says: prune on the CPU, whose tickets a measure can make again, and train.
 
     >>> from disbud.study import Seeds, Trial, run
     >>> trial = Trial("lenet-300-100", "digits", "digits:epochs=2", "magnitude", 0.9, "shuffle", Seeds.all(1))
@@ -47,12 +48,13 @@ def run(trial: Trial) -> Outcome:
     >>> outcome.ticket.origin.method, outcome.accuracy > 0.3, run(trial) == outcome
     ('shuffle', True, True)
     """
+    device = training_device()
     began = time.perf_counter()
     watch_own_peak()
     dataset = loaded(trial.data, trial.seeds.split)
     model = network(trial, dataset)
     ticket = None if trial.method in (DENSE, SMALL_DENSE) else ticket_of(trial, model, dataset)
-    result = train(model, dataset, ticket=ticket, recipe=trial.recipe, seed=trial.seeds.order)
+    result = train(model, dataset, ticket=ticket, recipe=trial.recipe, seed=trial.seeds.order, device=device)
     return Outcome(
         accuracy=1 / dataset.classes if result.diverged else result.accuracy,
         loss=math.inf if result.diverged else result.loss,

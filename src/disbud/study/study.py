@@ -4,44 +4,49 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from disbud.claims import Looks
 from disbud.errors import DisbudError
-from disbud.study.deciding import check, decide, decide_in_looks
+from disbud.study.deciding import check
 from disbud.study.engines import Engine, Pool
-from disbud.study.findings import Decision, Findings
+from disbud.study.findings import Findings
 from disbud.study.frame import Frame
 from disbud.study.performing import Progress, expected_seconds, perform
+from disbud.study.plan import More, Plan, no_more, numbered, with_added
 from disbud.study.record import Record
-from disbud.study.specification import StudyForm, grid_of, read_study, seeds_of, study_of
+from disbud.study.specification import StudyForm, as_toml, grid_of, read_study, seeds_of, study_of
 from disbud.study.specification.grid import CALIBRATION, Grid
 from disbud.study.store import Store
-from disbud.study.trial import Seeds, Trial
+from disbud.study.trial import Trial
 from disbud.study.trial_measures import trial_measure
 
 Folder = str | os.PathLike[str]
-_ON_PAPER = "# this study was made from Python\n"
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What running a study would come to: its trials, those already done, those that failed, the seconds it may take.
+    """What running a study would come to: its trials, those already done, those that failed, those that are to be run.
 
-    `seconds` is the time of one worker; None where nothing of the kind was ever run.
+    `seconds` is what these may take one worker; None where nothing of the kind was ever run. `measures` are to be taken
+    when all is run. `left_out` are combinations that would only repeat another, with the reason; `not_at_hand` the data
+    sets that cannot be read, so that none of their trials counts as done.
 
     >>> from disbud.study import Study
     >>> study = Study(name="mine", data="digits", model="lenet-300-100", methods="dense", controls=False)
-    >>> study.outlook("nowhere").trials
-    5
+    >>> outlook = study.outlook("nowhere")
+    >>> outlook.trials, outlook.done, len(outlook.to_run)
+    (5, 0, 5)
     """
 
     trials: int
     done: int
     failed: int
+    to_run: tuple[Trial, ...]
     seconds: float | None
-    left_out: tuple[tuple[Trial, str], ...]
+    measures: int = 0
+    left_out: tuple[tuple[Trial, str], ...] = ()
+    not_at_hand: Mapping[str, str] = field(default_factory=dict)
 
 
 class Study:
@@ -60,7 +65,7 @@ class Study:
     """
 
     def __init__(self, **keys: object) -> None:
-        self._prepare(study_of(keys), text=_ON_PAPER, command="disbud.Study(...).run()")
+        self._prepare(study_of(keys), command="disbud.Study(...).run()")
 
     @classmethod
     def load(cls, path: Folder) -> Study:
@@ -71,19 +76,20 @@ class Study:
         return study
 
     @classmethod
-    def of(cls, values: Mapping[str, object], *, text: str, command: str) -> Study:
-        """The study of plain values as they stand in a file, with the file's text and what runs it again."""
+    def of(cls, values: Mapping[str, object], *, command: str) -> Study:
+        """The study of plain values as they stand in a file, with what runs it again."""
         study = cls.__new__(cls)
-        study._prepare(study_of(values), text=text, command=command)
+        study._prepare(study_of(values), command=command)
         return study
 
-    def _prepare(self, form: StudyForm, *, text: str, command: str) -> None:
-        self.form, self.text, self.command = form, text, command
+    def _prepare(self, form: StudyForm, *, command: str, text: str | None = None) -> None:
+        self.form, self.command = form, command
+        self.text = as_toml(form) if text is None else text
         self.measures = [form.measures] if isinstance(form.measures, str) else list(form.measures)
         for name in self.measures:
             trial_measure(name)
         seeds_of(form)
-        check(form.claim, self.grid.variants, can_judge=form.margin is not None or form.controls)
+        check(form, self.grid.variants)
 
     @property
     def name(self) -> str:
@@ -99,14 +105,29 @@ class Study:
         """Every trial, seed by seed."""
         return self.grid.trials(seeds_of(self.form))
 
-    def outlook(self, store: Folder | None = None) -> Outlook:
-        """What running it would come to, from what the store knows."""
-        trials = self.trials()
+    def plan(self, store: Store, *, until_decided: bool = False) -> Plan:
+        """What it comes to, with the seeds that were added to it as far as the store was told."""
+        before = store.studies().get(self.name)
+        return Plan.of(self.form, self.grid, before=before, until_decided=until_decided)
+
+    def outlook(
+        self, store: Folder | None = None, *, until_decided: bool = False, retry_failed: bool = False
+    ) -> Outlook:
+        """What running it would come to, from what the store knows; of looks, those that were begun."""
         with Store.open(store) as kept:
-            known = kept.records(trials)
-            seconds = expected_seconds([trial for trial in trials if trial not in known], kept)
-        failed = sum(record.failed for record in known.values())
-        return Outlook(len(trials), len(known) - failed, failed, seconds, self.grid.left_out)
+            plan = self.plan(kept, until_decided=until_decided)
+            known = plan.known(kept)
+            over = {trial for trial, record in known.items() if not (record.failed and retry_failed)}
+            to_run = tuple(trial for trial in plan.trials if trial not in over)
+            seconds, taken = expected_seconds(to_run, kept), kept.measured(known.values())
+        done = [record for record in known.values() if not record.failed]
+        measures = [trial_measure(name) for name in self.measures]
+        missing = sum((record.identity, m.name, m.revision) not in taken for record in done for m in measures)
+        return Outlook(
+            trials=len(plan.trials), done=len(done), failed=len(known) - len(done), to_run=to_run, seconds=seconds,
+            measures=missing + len(to_run) * len(measures), left_out=self.grid.left_out,
+            not_at_hand=plan.not_at_hand,
+        )  # fmt: skip
 
     def run(
         self,
@@ -120,14 +141,16 @@ class Study:
         """Run what is not in the store, and decide the claims.
 
         `until_decided` adds seeds, at 5, 10, 15, 20 and 30 of them, to those trials only that an undecided claim needs;
-        verdicts then go by the sequential design. What was interrupted goes on where it stopped.
+        verdicts then go by the sequential design, also when it is run or reported again. What was interrupted goes on
+        where it stopped.
         """
         if until_decided and not self.form.claim:
             raise DisbudError(f"{self.name} makes no claim that could be decided; leave until_decided out")
         with Store.open(store, write=True) as kept, engine or Pool() as workers:
+            plan = self.plan(kept, until_decided=until_decided)
 
             def performed(trials: Sequence[Trial]) -> dict[Trial, Record]:
-                kept.note_study(self.name, self.text, trials)
+                kept.note_study(self.name, plan.told, trials)
                 return perform(
                     trials,
                     store=kept,
@@ -137,48 +160,24 @@ class Study:
                     tell=tell,
                 )
 
-            if until_decided:
-                return self._in_looks(performed)
-            records = performed(self.trials())
-            return self._findings(records, self._decided(records))
+            return self._decided(plan, performed(plan.trials), performed if until_decided else no_more)
 
     def findings(self, store: Folder | None = None) -> Findings:
         """What the store holds of the study already, and the claims decided on that."""
         with Store.open(store) as kept:
-            records = kept.records(self.trials())
-        return self._findings(records, self._decided(records))
-
-    @property
-    def numbers(self) -> dict[Seeds, int]:
-        """The number of each of the study's seeds, and of those that margins are found on."""
-        return _numbers(seeds_of(self.form))
+            plan = self.plan(kept)
+            records = kept.records(plan.trials)
+        return self._decided(plan, records, no_more)
 
     def frame(self, records: dict[Trial, Record]) -> Frame:
-        """The records of the study's seeds, by variant and seed."""
-        return Frame(tuple(records.values()), self.numbers)
+        """The records by variant and by the number of the seed, those of added seeds too."""
+        drawn = seeds_of(self.form)
+        if not {trial.seeds for trial in records} <= {*drawn, *CALIBRATION}:
+            drawn = with_added(self.form)
+        return Frame(tuple(records.values()), numbered(drawn))
 
-    def _decided(self, records: dict[Trial, Record]) -> tuple[Decision, ...]:
-        return decide(self.form.claim, self.frame(records), self.grid.variants, margin=self.form.margin)
-
-    def _in_looks(self, performed: Callable[[Sequence[Trial]], dict[Trial, Record]]) -> Findings:
-        looks = Looks()
-        drawn = seeds_of(self.form, count=looks.seeds[-1])
-        numbers = _numbers(drawn)
-        records = performed(self.grid.trials(drawn[: looks.seeds[0]]))
-
-        def frame_for(variants: Sequence[Trial], seeds: int) -> Frame:
-            wanted = Grid(tuple(variants), (), ()).trials(drawn[:seeds])
-            missing = [trial for trial in wanted if trial not in records]
-            if missing:
-                records.update(performed(missing))
-            return Frame(tuple(records.values()), numbers)
-
-        decisions = decide_in_looks(
-            self.form.claim, frame_for, self.grid.variants, margin=self.form.margin, looks=looks
-        )
-        return self._findings(records, decisions)
-
-    def _findings(self, records: dict[Trial, Record], decisions: tuple[Decision, ...]) -> Findings:
+    def _decided(self, plan: Plan, records: Mapping[Trial, Record], more: More) -> Findings:
+        records, decisions = plan.decided(records, more)
         return Findings(
             title=self.form.title or self.name,
             says=self.form.says,
@@ -186,9 +185,14 @@ class Study:
             decisions=decisions,
             specification=self.form.model_dump(mode="json", by_alias=True, exclude_none=True),
             text=self.text,
-            command=self.command,
+            command=_again(self.command, in_looks=plan.looks is not None),
         )
 
 
-def _numbers(seeds: Sequence[Seeds]) -> dict[Seeds, int]:
-    return {seed: number for number, seed in enumerate(seeds)} | {seed: seed.init for seed in CALIBRATION}
+def _again(command: str, *, in_looks: bool) -> str:
+    """What runs a study again as it was run."""
+    if not in_looks:
+        return command
+    if command.endswith(".run()"):
+        return command.removesuffix(")") + "until_decided=True)"
+    return f"{command} --until-decided"

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from disbud.artifacts import digest
-from disbud.catalogue import Entry, find, parse, resolve
-from disbud.data.catalogue import CATALOGUE as DATA
+from disbud.catalogue import find, parse
 from disbud.errors import DisbudError
-from disbud.interventions.catalogue import CATALOGUE as INTERVENTIONS
-from disbud.methods.catalogue import CATALOGUE as METHODS
-from disbud.models.catalogue import CATALOGUE as MODELS
 from disbud.origin import Json
+from disbud.study.sources import own_function
+from disbud.study.trial_settings import CATALOGUES, check_settings_of
 from disbud.training.recipes import parse_recipe
 
 DENSE = "dense"
 SMALL_DENSE = "small-dense"
 _SMALL_DENSE_REVISION = 1
+_LARGEST_SEED = 2**63 - 1  # that a store can hold
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,11 @@ class Seeds:
     init: int = 0
     mask: int = 0
     order: int = 0
+
+    def __post_init__(self) -> None:
+        for seed in (self.split, self.init, self.mask, self.order):
+            if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) > _LARGEST_SEED:
+                raise DisbudError(f"{seed!r} is no seed; take a whole number below 2^63, such as 1")
 
     @staticmethod
     def all(seed: int) -> Seeds:
@@ -64,7 +67,13 @@ class Trial:
     seeds: Seeds = Seeds()
 
     def __post_init__(self) -> None:
-        self.described()  # a name that nothing has is an error here, not in a worker
+        self.described()  # a name that nothing has is an error here, not in a worker, and so is a setting
+        check_settings_of("model", self.model)
+        check_settings_of("data set", self.data)
+        if self.method not in (DENSE, SMALL_DENSE):
+            check_settings_of("method", self.method)
+        if self.intervention is not None:
+            check_settings_of("intervention", self.intervention)
         if self.method == DENSE and (self.sparsity is not None or self.intervention is not None):
             raise DisbudError(
                 "the dense network is not pruned: it has neither a sparsity nor an intervention"
@@ -110,14 +119,6 @@ class Trial:
         return f"{self.model} on {self.data}, {how}{altered}, seed {'/'.join(map(str, seeds))}"
 
 
-_KINDS: dict[str, Mapping[str, Entry]] = {
-    "model": MODELS,
-    "data set": DATA,
-    "method": METHODS,
-    "intervention": INTERVENTIONS,
-}
-
-
 def _method(text: str) -> dict[str, Json] | None:
     if text == SMALL_DENSE:
         return {"name": SMALL_DENSE, "revision": _SMALL_DENSE_REVISION}
@@ -127,10 +128,10 @@ def _method(text: str) -> dict[str, Json] | None:
 def _resolved(kind: str, text: str) -> dict[str, Json]:
     """Name, settings and revision; of what is not in a catalogue, the text, which must name a function."""
     spec = parse(text)
-    known = _KINDS[kind]
+    known = CATALOGUES[kind]
     settings = {key: _plain(value) for key, value in spec.settings.items()}
     if spec.name not in known and spec.argument is not None:
-        resolve(f"{spec.name}:{spec.argument}")
+        own_function(f"{spec.name}:{spec.argument}")
         return {"name": f"{spec.name}:{spec.argument}", "settings": settings}
     entry = find(kind, spec.name, known)
     defaults = {key: _plain(value) for key, value in entry.settings.items()}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from disbud.claims import Beats, Decided, Looks, Margin, Pairs, Rule, Verdict, judge
+from disbud.errors import DisbudError
 
 LEAST_PAIRS = 3
 
@@ -23,6 +24,14 @@ class Waiting:
 
     def __str__(self) -> str:
         return self.why
+
+
+def waiting_if(judged: Callable[..., Decided], *given: object) -> Decided:
+    """What is judged of the given; where that cannot be, why: one cell must not take the others with it."""
+    try:
+        return judged(*given)
+    except DisbudError as problem:
+        return Waiting(str(problem))
 
 
 @dataclass(frozen=True)

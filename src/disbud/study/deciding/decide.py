@@ -18,8 +18,9 @@ from disbud.claims import (
     until_decided,
 )
 from disbud.errors import DisbudError
-from disbud.study.deciding.kinds import bounded, compared, crosses, grows, runs_of
-from disbud.study.deciding.places import pairings, said, selected
+from disbud.study.deciding.bounds import waiting_if
+from disbud.study.deciding.kinds import bounded, compared, crosses, grows
+from disbud.study.deciding.needs import needed_by, tested
 from disbud.study.deciding.prediction import Prediction, predicted
 from disbud.study.deciding.settings import Setting
 from disbud.study.findings import Cell, Decision
@@ -34,7 +35,6 @@ from disbud.study.specification.forms import (
     PredictsForm,
     UntestedForm,
 )
-from disbud.study.specification.grid import REFERENCE, dense_of
 from disbud.study.trial import Trial
 
 Judge = Callable[[AnyClaim, Setting, Sequence[Trial]], Decided]
@@ -65,25 +65,27 @@ def decide_in_looks(
     """
     looks = looks or Looks()
     by_name = {claim.name: claim for claim in tested(claims)}
+    once: dict[str, Decided] = {}
 
     def result_with(name: str, seeds: int) -> Decided:
         claim = by_name[name]
-        sequential = isinstance(claim, CompareForm | GrowsForm | BoundForm)
         needed = needed_by(claim, variants)
-        first = looks.seeds[0]
-        frame = frame_for(needed, seeds if sequential else first).first(seeds if sequential else first)
-        return judged(claim, Setting(frame, looks if sequential else None, margin), needed)
+        if isinstance(claim, CompareForm | GrowsForm | BoundForm):
+            return judged(claim, Setting(frame_for(needed, seeds).first(seeds), looks, margin), needed)
+        if name not in once:
+            first = looks.seeds[0]
+            once[name] = judged(claim, Setting(frame_for(needed, first).first(first), None, margin), needed)
+        return once[name]
 
     return decisions(claims, until_decided(list(by_name), result_with, looks=looks) if by_name else {})
 
 
-def tested(claims: Sequence[AnyClaim]) -> list[AnyClaim]:
-    """The claims that this study can test."""
-    return [claim for claim in claims if not isinstance(claim, UntestedForm)]
-
-
 def judged(claim: AnyClaim, setting: Setting, variants: Sequence[Trial]) -> Decided:
-    """One claim on the records of a setting."""
+    """One claim on the records of a setting; where it cannot be judged, why."""
+    return waiting_if(_judged, claim, setting, variants)
+
+
+def _judged(claim: AnyClaim, setting: Setting, variants: Sequence[Trial]) -> Decided:
     match claim:
         case CompareForm():
             return compared(claim, setting, variants)
@@ -96,55 +98,28 @@ def judged(claim: AnyClaim, setting: Setting, variants: Sequence[Trial]) -> Deci
         case PredictsForm():
             return predicted(claim, setting, variants)
         case FunctionForm():
-            function = cast(
-                "Callable[[FunctionForm, Setting, Sequence[Trial]], Decided]", resolve(claim.function)
-            )
-            return function(claim, setting, variants)
+            return _by_function(claim, setting, variants)
         case UntestedForm():
             raise DisbudError(f"claim {claim.name} is not tested: {claim.why}")
 
 
-def needed_by(claim: AnyClaim, variants: Sequence[Trial]) -> list[Trial]:
-    """The variants that a claim looks at, with the controls of their settings."""
-    if isinstance(claim, CompareForm | GrowsForm | CrossoverForm):
-        if isinstance(claim, CompareForm):
-            pairs = pairings(claim.name, claim.where, claim.left, claim.right, variants)
-        else:
-            pairs = [pair for run in runs_of(claim, variants).values() for pair in run]
-        used = [side for pair in pairs for side in (pair.left, pair.right)]
-    elif isinstance(claim, BoundForm | PredictsForm):
-        used = selected(variants, said(claim.where))
-    else:
-        return list(variants)
-    places = {(dense_of(variant), variant.sparsity) for variant in used}
-    controls = [
-        variant
-        for variant in variants
-        if variant in {dense for dense, _ in places}
-        or (variant.method == REFERENCE and (dense_of(variant), variant.sparsity) in places)
-    ]
-    return list(dict.fromkeys([*used, *controls]))
-
-
-def check(claims: Sequence[AnyClaim], variants: Sequence[Trial], *, can_judge: bool) -> None:
-    """Raise for claims that could never be judged, before anything is run."""
-    names = [claim.name for claim in claims]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DisbudError(f"two claims are called {twice!r}; each needs a name of its own")
-    for claim in tested(claims):
-        needed_by(claim, variants)
-        if isinstance(claim, FunctionForm):
-            resolve(claim.function)
-        if (
-            isinstance(claim, CompareForm)
-            and claim.value == "accuracy"
-            and claim.margin is None
-            and not can_judge
-        ):
-            raise DisbudError(
-                f"claim {claim.name} needs a margin: without controls there are none to find it on; give margin = 0.005"
-            )
+def _by_function(claim: FunctionForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
+    """What the user's function decides; its errors, whatever they are, must not cost the study its other claims."""
+    function = resolve(claim.function)
+    try:
+        found = function(claim, setting, variants)
+    except DisbudError:
+        raise
+    except Exception as problem:
+        raise DisbudError(f"{claim.function} raised {type(problem).__name__}: {problem}") from problem
+    parts = ("verdict", "p_supported", "p_contradicted", "further")
+    missing = [part for part in parts if not hasattr(found, part)]
+    if missing:
+        raise DisbudError(
+            f"{claim.function} returned a {type(found).__name__} without {', '.join(missing)}; it returns what "
+            "disbud.claims gives, as judge(...) or for_all(...)"
+        )
+    return cast("Decided", found)
 
 
 def decisions(claims: Sequence[AnyClaim], after: Mapping[str, Corrected]) -> tuple[Decision, ...]:
@@ -199,9 +174,8 @@ def _cell(name: str, one: Decided) -> Cell:
             name, one.verdict, str(one), one.points[0], one.low, one.high, one.level, unit="sparsity", seeds=one.seeds,
         )  # fmt: skip
     if isinstance(one, Prediction):
-        middle = (one.interval.low + one.interval.high) / 2
         return Cell(
-            name, one.verdict, str(one), middle, one.interval.low, one.interval.high, one.interval.level,
-            unit="correlation",
+            name, one.verdict, str(one), one.estimate, one.interval.low, one.interval.high, one.interval.level,
+            unit="correlation" if one.names[2] is None else "correlations",
         )  # fmt: skip
     return Cell(name, one.verdict, str(one), further=one.further)

@@ -22,10 +22,10 @@ from disbud.claims import (
 )
 from disbud.claims.words import Unit
 from disbud.errors import DisbudError
-from disbud.study.deciding.bounds import Waiting, held
-from disbud.study.deciding.places import Pairing, pairings, said, selected
+from disbud.study.deciding.bounds import Waiting, held, waiting_if
+from disbud.study.deciding.places import Pairing, called, pairings, said, selected
 from disbud.study.deciding.settings import Setting
-from disbud.study.frame import FIRST_CALIBRATION, label, varying
+from disbud.study.frame import label, varying
 from disbud.study.specification.forms import BoundForm, ClaimForm, CompareForm, CrossoverForm, GrowsForm
 from disbud.study.trial import Trial
 
@@ -36,25 +36,27 @@ JudgedRun = Callable[[Sequence[Pairing], Sequence[int], Table, Unit], Decided]
 
 def compared(form: CompareForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
     """Left against right in every cell."""
-    cells: dict[str, Decided] = {}
-    for pair in pairings(form.name, form.where, form.left, form.right, variants):
-        pairs = setting.pairs(pair.left, pair.right, form.value)
-        if len(pairs) < setting.least:
-            cells[pair.name] = _too_few(pairs, setting)
-            continue
-        on_accuracy = form.value == "accuracy"
-        margin = Margin(form.margin, why="given", unit=pairs.unit) if form.margin is not None else None
-        if margin is None:
-            margin = setting.margin(pair.pruned) if on_accuracy else _PLAIN
-        controls = setting.controls(pair.pruned, margin) if on_accuracy else None
-        statement = _statement(form, pair)
-        cells[pair.name] = judge(statement, pairs, margin=margin, looks=setting.looks, controls=controls)
-    return _whole(form, cells)
+    return _whole(
+        form, {pair.name: waiting_if(_compared, form, setting, pair) for pair in pairings(form, variants)}
+    )
+
+
+def _compared(form: CompareForm, setting: Setting, pair: Pairing) -> Decided:
+    pairs = setting.pairs(pair.left, pair.right, form.value)
+    if len(pairs) < setting.least:
+        return _too_few(len(pairs), setting)
+    on_accuracy = form.value == "accuracy"
+    if form.margin is not None:
+        margin = Margin(form.margin, why="given", unit=pairs.unit)
+    else:
+        margin = setting.margin(pair.pruned) if on_accuracy else _PLAIN
+    controls = setting.controls(pair.pruned, margin) if on_accuracy else None
+    return judge(_statement(form, pair), pairs, margin=margin, looks=setting.looks, controls=controls)
 
 
 def _statement(form: CompareForm, pair: Pairing) -> Statement:
     axes = [axis for axis in varying([pair.left, pair.right]) if axis != "sparsity"]
-    left, right = (_called(variant, axes) for variant in (pair.left, pair.right))
+    left, right = (called(variant, axes) for variant in (pair.left, pair.right))
     if form.verb == "same":
         return Same(left, right)
     if form.verb == "at-least":
@@ -62,13 +64,6 @@ def _statement(form: CompareForm, pair: Pairing) -> Statement:
     if form.verb == "loses-at-most":
         return LosesAtMost(left, right, form.by or 0.0)
     return Beats(left, right) if form.by is None else BeatsBy(left, right, form.by)
-
-
-def _called(variant: Trial, axes: Sequence[str]) -> str:
-    """One side of a pair, by what tells it from the other."""
-    if list(axes) == ["intervention"]:
-        return str(variant.intervention or "unaltered")
-    return label(variant, axes)  # type: ignore[arg-type]
 
 
 def grows(form: GrowsForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
@@ -87,7 +82,8 @@ def crosses(form: CrossoverForm, setting: Setting, variants: Sequence[Trial]) ->
     """Where left and right change places; without looks, so it takes the seeds that were planned."""
 
     def judged(run: Sequence[Pairing], seeds: Sequence[int], gaps: Table, unit: Unit) -> Decided:
-        return crossover([pair.pruned.sparsity or 0.0 for pair in run], gaps, names=_sides(run))
+        at = [pair.pruned.sparsity or 0.0 for pair in run]
+        return crossover(at, gaps, names=_sides(run), direction=form.sign)
 
     return _along(form, setting, variants, judged)
 
@@ -96,55 +92,61 @@ def _along(
     form: GrowsForm | CrossoverForm, setting: Setting, variants: Sequence[Trial], judged: JudgedRun
 ) -> Decided:
     """Each run judged on its differences: a row for each seed that all its pairs have, a column for each pair."""
-    cells: dict[str, Decided] = {}
-    for name, run in runs_of(form, variants).items():
+
+    def one(run: Sequence[Pairing]) -> Decided:
         pairs = [setting.pairs(pair.left, pair.right, form.value) for pair in run]
         shared = sorted(set.intersection(*(set(each.seeds) for each in pairs)))
         if len(shared) < setting.least:
-            cells[name] = _too_few(pairs[0].first(len(shared)), setting)
-            continue
+            return _too_few(len(shared), setting)
         columns = [dict(zip(each.seeds, each.differences, strict=True)) for each in pairs]
         gaps = [[column[seed] for column in columns] for seed in shared]
-        cells[name] = judged(run, shared, gaps, pairs[0].unit)
-    return _whole(form, cells)
+        return judged(run, shared, gaps, pairs[0].unit)
+
+    return _whole(form, {name: waiting_if(one, run) for name, run in runs_of(form, variants).items()})
 
 
 def _sides(run: Sequence[Pairing]) -> tuple[str, str]:
-    left, right = (_called(side, ("method", "intervention")) for side in (run[0].left, run[0].right))
+    left, right = (called(side, ("method", "intervention")) for side in (run[0].left, run[0].right))
     return left, right
 
 
 def bounded(form: BoundForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
     """The mean over seeds of a value against a number."""
+
+    def one(variant: Trial) -> Decided:
+        values = setting.values(variant, form.value)
+        return held(values, what=form.value, most=form.most, least=form.least, looks=setting.looks)
+
+    found = bounded_in(form, variants)
+    axes = varying(found)
+    return _whole(form, {label(variant, axes): waiting_if(one, variant) for variant in found})
+
+
+def bounded_in(form: BoundForm, variants: Sequence[Trial]) -> list[Trial]:
+    """The variants that a bound is about."""
     found = selected(variants, said(form.where))
     if not found:
         raise DisbudError(f"claim {form.name}: the study runs nothing there; mend `where`")
-    axes = varying(found)
-    cells: dict[str, Decided] = {}
-    for variant in found:
-        values = {s: v for s, v in setting.frame.values(variant, form.value).items() if s < FIRST_CALIBRATION}
-        cells[label(variant, axes)] = held(
-            values, what=form.value, most=form.most, least=form.least, looks=setting.looks
-        )
-    return _whole(form, cells)
+    return found
 
 
 def runs_of(form: GrowsForm | CrossoverForm, variants: Sequence[Trial]) -> dict[str, list[Pairing]]:
-    """Pairs in their order along the axis, one run for each place that differs in anything else."""
+    """Pairs in their order along the axis, a run for each place and right side that differ in anything else."""
     along = form.along if isinstance(form, GrowsForm) else "sparsity"
-    pairs = pairings(form.name, form.where, form.left, form.right, variants)
-    axes = [axis for axis in varying([pair.pruned for pair in pairs]) if axis != along]
     runs: dict[str, list[Pairing]] = {}
-    for pair in sorted(pairs, key=_order(form, along)):
-        runs.setdefault(label(pair.pruned, axes) if axes else "all", []).append(pair)
-    short = next(
-        (name for name, run in runs.items() if len({getattr(p.pruned, along) for p in run}) < 3), None
-    )
-    if short is not None:
-        plural = "sparsities" if along == "sparsity" else "models"
-        raise DisbudError(
-            f"claim {form.name}: {short} has fewer than the 3 {plural} that a run needs; add some"
-        )
+    for pair in sorted(pairings(form, variants, along=along), key=_order(form, along)):
+        runs.setdefault(pair.name, []).append(pair)
+    plural = "sparsities" if along == "sparsity" else "models"
+    for name, run in runs.items():
+        places = [getattr(pair.pruned, along) for pair in run]
+        if len(set(places)) < 3:
+            raise DisbudError(
+                f"claim {form.name}: {name} has fewer than the 3 {plural} that a run needs; add some"
+            )
+        if len(set(places)) < len(places):
+            raise DisbudError(
+                f"claim {form.name}: {name} has several pairs at {places[0]}; say in `where` which {plural} are meant"
+            )
     return runs
 
 
@@ -156,7 +158,15 @@ def _order(form: GrowsForm | CrossoverForm, along: str) -> Callable[[Pairing], f
         raise DisbudError(
             f"claim {form.name} goes along models; list them in order, as where = {{ model = [...] }}"
         )
-    return lambda pair: models.index(pair.pruned.model)
+
+    def place(pair: Pairing) -> int:
+        if pair.pruned.model not in models:
+            raise DisbudError(
+                f"claim {form.name}: `where` does not list {pair.pruned.model} among its models"
+            )
+        return models.index(pair.pruned.model)
+
+    return place
 
 
 def _steps(form: GrowsForm, run: Sequence[Pairing]) -> str:
@@ -169,7 +179,5 @@ def _whole(form: ClaimForm, cells: Mapping[str, Decided]) -> Decided:
     return for_all(cells) if form.wanted == "for all" else there_is(cells)
 
 
-def _too_few(pairs: Pairs, setting: Setting) -> Waiting:
-    return Waiting(
-        f"{len(pairs)} seeds of both sides; {setting.least} are the least", setting.least - len(pairs)
-    )
+def _too_few(pairs: int, setting: Setting) -> Waiting:
+    return Waiting(f"{pairs} seeds of both sides; {setting.least} are the least", setting.least - pairs)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Literal
 
+from disbud.catalogue import find, parse
 from disbud.errors import DisbudError
-from disbud.study.frame import AXES, label, varying
-from disbud.study.specification.forms import Place
-from disbud.study.trial import DENSE, Trial
+from disbud.interventions.catalogue import CATALOGUE as INTERVENTIONS
+from disbud.methods.catalogue import CATALOGUE as METHODS
+from disbud.study.frame import AXES, Axis, label, varying
+from disbud.study.specification.forms import CompareForm, CrossoverForm, GrowsForm, Place
+from disbud.study.trial import DENSE, SMALL_DENSE, Trial
 
+Compared = CompareForm | GrowsForm | CrossoverForm
 Said = dict[str, tuple[object, ...]]
 
 
@@ -49,43 +54,95 @@ def selected(variants: Sequence[Trial], where: Said) -> list[Trial]:
     ]
 
 
-def pairings(claim: str, where: Place, left: Place, right: Place, variants: Sequence[Trial]) -> list[Pairing]:
+def pairings(
+    form: Compared, variants: Sequence[Trial], *, along: Literal["sparsity", "model"] | None = None
+) -> list[Pairing]:
     """Every pair of variants that differ as left and right do, and agree in all else.
 
     What `right` does not say is as in the left variant; a dense network has no sparsity. Of several that `right` names,
-    those count that the study runs; at least one must.
+    those count that the study runs; at least one must. Pairs are named by what tells them apart, but for an axis that
+    the claim goes `along`.
     """
-    place = {**said(where), **said(left)}
+    place = {**said(form.where), **said(form.left)}
+    _check_names(form)
     found = selected(variants, place)
     if not found:
-        raise DisbudError(f"claim {claim}: the study runs nothing of {_shown(place)}; mend `where` or `left`")
-    pairs = [(one, other) for one in found for other in _others(one, said(right)) if other != one]
+        raise DisbudError(
+            f"claim {form.name}: the study runs nothing of {_shown(place)}; mend `where` or `left`"
+        )
+    pairs = _pairs(form, found)
     known = set(variants)
-    if not pairs:
-        raise DisbudError(f"claim {claim}: left and right are the same; say what differs")
     missing = [other for _, other in pairs if other not in known]
     pairs = [(one, other) for one, other in pairs if other in known]
     if not pairs:
         raise DisbudError(
-            f"claim {claim} compares with {missing[0]}, which the study does not run; add it, as a [[trial]]"
+            f"claim {form.name} compares with {missing[0]}, which the study does not run; add it, as a [[trial]]"
         )
-    axes = varying([one for one, _ in pairs])
-    others = varying([other for _, other in pairs]) if len({one for one, _ in pairs}) < len(pairs) else ()
+    axes = _but(along, varying([one for one, _ in pairs]))
+    several = len({one for one, _ in pairs}) < len(pairs)
+    others = _but(along, varying([other for _, other in pairs])) if several else []
     return [Pairing(_name(one, other, axes, others), one, other) for one, other in pairs]
 
 
-def _name(one: Trial, other: Trial, axes: Sequence[str], others: Sequence[str]) -> str:
-    name = label(one, axes)  # type: ignore[arg-type]
+def _but(along: str | None, axes: Sequence[Axis]) -> list[Axis]:
+    return [axis for axis in axes if axis != along]
+
+
+def called(variant: Trial, axes: Sequence[Axis]) -> str:
+    """One side of a pair, by what tells it from the other."""
+    if list(axes) == ["intervention"]:
+        return str(variant.intervention or "unaltered")
+    return label(variant, axes)
+
+
+def _name(one: Trial, other: Trial, axes: Sequence[Axis], others: Sequence[Axis]) -> str:
+    name = label(one, axes)
     new = [axis for axis in others if getattr(one, axis) != getattr(other, axis)]
-    return f"{name} against {label(other, new)}" if new else name  # type: ignore[arg-type]
+    return f"{name} against {called(other, new)}" if new else name
 
 
-def _others(one: Trial, right: Said) -> Iterator[Trial]:
+def _pairs(form: Compared, found: Sequence[Trial]) -> list[tuple[Trial, Trial]]:
+    """Left variants with right ones; combinations that are no trials are passed over, if others are."""
+    pairs: list[tuple[Trial, Trial]] = []
+    why = "left and right are the same; say what differs"
+    for one, changes in product(found, _changes(said(form.right))):
+        try:
+            other = replace(one, **changes)  # type: ignore[arg-type]
+        except DisbudError as problem:
+            why = f"{problem}; what `right` does not say is as on the left"
+            continue
+        if other != one:
+            pairs.append((one, other))
+    if not pairs:
+        raise DisbudError(f"claim {form.name}: {why}")
+    return pairs
+
+
+def _changes(right: Said) -> list[dict[str, object]]:
+    """What makes a right side of a left one: controls that have no sparsity, or no ticket to alter, have none there."""
+    found = []
     for values in product(*right.values()):
-        changes = dict(zip(right, values, strict=True))
+        changes: dict[str, object] = dict(zip(right, values, strict=True))
+        if changes.get("method") in (DENSE, SMALL_DENSE):
+            changes["intervention"] = None
         if changes.get("method") == DENSE:
-            changes |= {"sparsity": None, "intervention": None}
-        yield replace(one, **changes)  # type: ignore[arg-type]
+            changes["sparsity"] = None
+        found.append(changes)
+    return found
+
+
+def _check_names(form: Compared) -> None:
+    """Raise for a method or an intervention that nobody knows: it would not count, and nobody would be told."""
+    for words in (said(form.where), said(form.left), said(form.right)):
+        for kind, entries in (("method", METHODS), ("intervention", INTERVENTIONS)):
+            for text in words.get(kind, ()):
+                spec = parse(str(text))
+                if text in (None, DENSE, SMALL_DENSE) or spec.argument is not None:
+                    continue
+                try:
+                    find(kind, spec.name, entries)
+                except DisbudError as problem:
+                    raise DisbudError(f"claim {form.name}: {problem}") from None
 
 
 def _shown(place: Said) -> str:

@@ -3,98 +3,121 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from disbud.claims import Correlation, Decided, Interval, Verdict, cluster_interval, rank_correlation
+from disbud.claims import (
+    Clustered,
+    Correlation,
+    Decided,
+    Interval,
+    Verdict,
+    cluster_test,
+    rank_correlation,
+)
 from disbud.errors import DisbudError
 from disbud.study.deciding.bounds import Waiting
 from disbud.study.deciding.places import said, selected
 from disbud.study.deciding.settings import Setting
-from disbud.study.frame import AXES, FIRST_CALIBRATION, value_of
+from disbud.study.frame import AXES, FIRST_CALIBRATION, has_value, value_of
 from disbud.study.record import Record
 from disbud.study.specification.forms import PredictsForm
-from disbud.study.trial import Trial
+from disbud.study.trial import SMALL_DENSE, Trial
 
-_LEVEL = 0.95
+_LEVEL, _RESAMPLES = 0.95, 1999
 DENSITIES = "densities"  # the stratum of tickets whose layers keep the same numbers of weights
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A rank correlation within strata, or the difference of two, with its interval over methods as clusters."""
+    """A rank correlation within strata, or how far it is above another, with its interval over methods as clusters.
+
+    `estimate` is what the interval is of; `left_out` how many tickets have no value.
+    """
 
     names: tuple[str, str, str | None]
     correlation: Correlation
+    estimate: float
     interval: Interval
     verdict: Verdict
     p_supported: float
     p_contradicted: float
     clusters: int
+    left_out: int = 0
     further: int | None = None
 
     def __str__(self) -> str:
         x, y, other = self.names
-        of = f"{x} with {y}" if other is None else f"{x} with {y}, less that of {other}"
-        return (
-            f"{of}: {self.correlation}; {self.interval}, {self.clusters} methods as clusters: {self.verdict}"
-        )
+        of = f"{x} with {y}: {self.correlation}"
+        of += "" if other is None else f"; {self.estimate:+.2f} above that of {other}"
+        beside = f", {self.left_out} tickets without a value" if self.left_out else ""
+        return f"{of}; {self.interval}, {self.clusters} methods as clusters{beside}: {self.verdict}"
 
 
 def predicted(form: PredictsForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
     """Supported: the interval lies wholly on the side that is claimed; contradicted: wholly on the other."""
-    found = [v for v in selected(variants, said(form.where)) if v.sparsity is not None]
-    records = [
+    names = [form.x, form.y, *([form.rather_than] if form.rather_than else []), *form.given]
+    asked = [
         record
-        for variant in found
+        for variant in tickets_in(form, variants)
         for seed, record in setting.frame.rows.get(variant, {}).items()
         if seed < FIRST_CALIBRATION and not record.failed
     ]
-    names = [form.x, form.y, *([form.rather_than] if form.rather_than else []), *form.given]
-    table = {name: np.array([value_of(record, name) for record in records]) for name in names}
-    strata = [tuple(_stratum(record, part) for part in form.strata) for record in records]
+    records = [record for record in asked if all(_has(record, name) for name in names)]
     clusters = [record.trial.method for record in records]
     if len(set(clusters)) < 3:
         return Waiting(f"{len(set(clusters))} methods say nothing about others; 3 are the least")
-    sign = 1.0 if form.sign == "rises" else -1.0
+    table = {name: np.array([value_of(record, name) for record in records]) for name in names}
+    strata = [tuple(_stratum(record, part) for part in form.strata) for record in records]
 
-    def correlation(x: str, rows: NDArray[np.intp] | slice) -> Correlation:
-        chosen = strata[rows] if isinstance(rows, slice) else [strata[i] for i in rows]
+    def correlation(x: str, rows: NDArray[np.intp]) -> Correlation:
         given = np.column_stack([table[name][rows] for name in form.given]) if form.given else None
-        return rank_correlation(table[x][rows], table[form.y][rows], strata=chosen, given=given)
+        return rank_correlation(
+            table[x][rows], table[form.y][rows], strata=[strata[i] for i in rows], given=given
+        )
 
     def statistic(rows: NDArray[np.intp]) -> float:
         value = correlation(form.x, rows).value
         return value if form.rather_than is None else value - correlation(form.rather_than, rows).value
 
-    return _verdict(form, correlation(form.x, slice(None)), statistic, clusters, sign)
-
-
-def _verdict(
-    form: PredictsForm,
-    correlation: Correlation,
-    statistic: Callable[[NDArray[np.intp]], float],
-    clusters: Sequence[Hashable],
-    sign: float,
-) -> Decided:
+    whole = correlation(form.x, np.arange(len(records)))
     try:
-        interval = cluster_interval(statistic, clusters, level=_LEVEL)
+        found = cluster_test(statistic, clusters, level=_LEVEL, resamples=_RESAMPLES)
     except DisbudError as problem:
-        return Waiting(f"{correlation}; no interval: {problem}")
-    count = len(set(clusters))
-    critical = float(stats.t.ppf((1 + _LEVEL) / 2, count - 1))
-    error = (interval.high - interval.low) / 2 / critical
-    middle = sign * (interval.low + interval.high) / 2
-    t = middle / error if error > 0 else math.copysign(math.inf, middle)
-    p = [min(1.0, 2 * float(stats.t.sf(side * t, count - 1))) for side in (1, -1)]
-    low, high = sorted((sign * interval.low, sign * interval.high))
-    verdict = Verdict.SUPPORTED if low > 0 else Verdict.CONTRADICTED if high < 0 else Verdict.UNDECIDED
+        return Waiting(f"{whole}; no interval: {problem}")
+    return _judged(form, whole, found, len(set(clusters)), len(asked) - len(records))
+
+
+def tickets_in(form: PredictsForm, variants: Sequence[Trial]) -> list[Trial]:
+    """The tickets that a prediction is about; neither the dense network nor a narrow one is a ticket."""
+    found = [
+        v for v in selected(variants, said(form.where)) if v.sparsity is not None and v.method != SMALL_DENSE
+    ]
+    if not found:
+        raise DisbudError(f"claim {form.name}: the study runs no tickets there; mend `where`")
+    return found
+
+
+def _judged(
+    form: PredictsForm, whole: Correlation, found: Clustered, clusters: int, left_out: int
+) -> Prediction:
+    """The verdict at 95 %: by p-values of 2.5 % on each side."""
+    p = [min(1.0, 2 * found.p_above), min(1.0, 2 * found.p_below)]
+    p_supported, p_contradicted = p if form.sign == "rises" else reversed(p)
+    verdict = Verdict.UNDECIDED
+    if min(p) <= 1 - _LEVEL + 1e-12:
+        verdict = Verdict.SUPPORTED if p_supported < p_contradicted else Verdict.CONTRADICTED
     names = (form.x, form.y, form.rather_than)
-    return Prediction(names, correlation, interval, verdict, p[0], p[1], count)
+    return Prediction(
+        names, whole, found.estimate, found.interval, verdict, p_supported, p_contradicted, clusters, left_out
+    )
+
+
+def _has(record: Record, name: str) -> bool:
+    return has_value(record, name) and not math.isnan(value_of(record, name))
 
 
 def _stratum(record: Record, part: str) -> Hashable:

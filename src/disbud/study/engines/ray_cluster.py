@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import os
@@ -27,6 +28,7 @@ from disbud.study.engines.protocol import (
     Watch,
 )
 from disbud.study.engines.serving import answer
+from disbud.study.environments import training_on_gpu
 
 _TICK = 0.5  # seconds between looks at the cluster
 _PATIENCE = 120.0  # seconds to wait for machines to come back once none is left that could run anything
@@ -36,6 +38,9 @@ _AHEAD = 2  # items in flight for each that can run at once: the next is there w
 
 class Ray:
     """Tasks of a Ray cluster, each with so many CPUs and GPUs, which may be fractions.
+
+    With GPUs, trials are trained on them; pruning and measures take the CPU, also where a method trains, and a recipe's
+    accelerate=auto, which is for CPUs, changes nothing. The environment of each record names the device.
 
     It joins the cluster at `address`, else at $RAY_ADDRESS, else one that this process is connected to already; where
     there is none it starts one on this machine alone, without a dashboard, and ends that with its context. Every
@@ -95,8 +100,12 @@ class Ray:
         task = self._ray.remote(
             num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, scheduling_strategy="SPREAD"
         )(work)
+
+        def submit(called: object, request: bytes) -> object:
+            return task.remote(called, request, on_gpu=self.gpus > 0)
+
         under_way: _Tasks[Item, Result] = _Tasks(
-            self._ray, task.remote, function, items, slots=self.slots, watch=watch
+            self._ray, submit, function, items, slots=self.slots, watch=watch
         )
         try:
             yield from under_way.results()
@@ -150,27 +159,30 @@ class _Tasks(Generic[Item, Result]):
         self._ray, self._submit, self._slots, self._watch = ray, submit, slots, watch
         self._function = ray.put(pickle.dumps(function))
         self._items = iter(items)
-        self._again: deque[_Task[Item]] = deque()
+        self._waiting: deque[_Task[Item]] = (
+            deque()
+        )  # that are to run again, and the next one while there is no room
         self._in_flight: dict[object, _Task[Item]] = {}
         self._refused: list[Ended[Item, Result]] = []
-        self._last_seen = time.monotonic()  # when there was a machine that can run an item
+        self._gone_since: float | None = (
+            None  # when there was no machine that can run an item, and still is none
+        )
 
     def results(self) -> Iterator[Ended[Item, Result]]:
         """Every item, when it has ended. No more are in flight than the cluster can soon run."""
         self._fill()
-        while self._in_flight or self._refused:
-            if self._watch is not None:
-                now = time.monotonic()
-                first = list(self._in_flight.values())[: self._slots()]
-                self._watch([Running(task.item, now - task.since) for task in first])
+        while self._in_flight or self._refused or self._waiting:
+            self._tell()
             ended, self._refused = self._refused, []
-            done, _ = (
-                self._ray.wait(list(self._in_flight), timeout=0 if ended else _TICK)
-                if self._in_flight
-                else ([], [])
-            )
-            ended += [found for ref in done if (found := self._result(ref)) is not None]
+            patience = 0.0 if ended else _TICK
+            if self._in_flight:
+                done, _ = self._ray.wait(list(self._in_flight), timeout=patience)
+                ended += [found for ref in done if (found := self._result(ref)) is not None]
+            else:
+                time.sleep(patience)  # there is no machine now, and one may come back
             self._fill()
+            if not ended:
+                self._check_machines()
             yield from ended
 
     def drop(self) -> None:
@@ -179,23 +191,36 @@ class _Tasks(Generic[Item, Result]):
             self._ray.cancel(ref, force=True)
         self._in_flight.clear()
 
-    def _fill(self) -> None:
-        slots = self._slots()
-        if slots:
-            self._last_seen = time.monotonic()
-        elif time.monotonic() - self._last_seen > _PATIENCE:
+    def _tell(self) -> None:
+        if self._watch is not None:
+            now = time.monotonic()
+            first = list(self._in_flight.values())[: self._slots()]
+            self._watch([Running(task.item, now - task.since) for task in first])
+
+    def _check_machines(self) -> None:
+        if self._gone_since is not None and time.monotonic() - self._gone_since > _PATIENCE:
             raise DisbudError(
                 "no machine is left in the Ray cluster that has what each trial is to have. What is done is stored; "
                 "run again when machines are back"
             )
-        while len(self._in_flight) < _AHEAD * slots and (task := self._next()) is not None:
+
+    def _fill(self) -> None:
+        slots = self._slots()
+        if slots:
+            self._gone_since = None
+        elif self._gone_since is None:
+            self._gone_since = time.monotonic()
+        while (task := self._next()) is not None:
+            if len(self._in_flight) >= _AHEAD * slots:
+                self._waiting.appendleft(task)
+                return
             task.attempts += 1
             task.since = time.monotonic()
             self._in_flight[self._submit(self._function, task.request)] = task
 
     def _next(self) -> _Task[Item] | None:
-        if self._again:
-            return self._again.popleft()
+        if self._waiting:
+            return self._waiting.popleft()
         for item in self._items:
             try:
                 return _Task(item, pickle.dumps(item))
@@ -214,19 +239,20 @@ class _Tasks(Generic[Item, Result]):
             result = Failure(f"a worker of the cluster cannot work: {error.cause or error}", str(error))
         except self._ray.exceptions.RayError as error:
             if task.attempts < ATTEMPTS:
-                self._again.append(task)
+                self._waiting.append(task)
                 return None
             said = str(error).strip().splitlines()[0]
             result = Failure(f"the worker or its machine died, {task.attempts} times: {said}", str(error))
         return Ended(task.item, result, task.attempts)
 
 
-def work(function: bytes, item: bytes) -> bytes:
+def work(function: bytes, item: bytes, *, on_gpu: bool) -> bytes:
     """In a worker of the cluster: what the function makes of the item, on one thread as everywhere."""
     import torch
 
     torch.set_num_threads(1)
-    return answer(function, item)
+    with training_on_gpu() if on_gpu else contextlib.nullcontext():
+        return answer(function, item)
 
 
 def _imported() -> ModuleType:

@@ -91,11 +91,12 @@ class GrowsForm(ClaimForm):
 
 
 class CrossoverForm(ClaimForm):
-    """Left and right change places at some sparsity."""
+    """Left and right change places at some sparsity: as it grows left "falls" behind, or "rises" past right."""
 
     kind: Literal["crossover"]
     left: Place
     right: Place
+    sign: Literal["rises", "falls"] | None = None
     value: str = "accuracy"
 
 
@@ -127,7 +128,7 @@ class PredictsForm(ClaimForm):
 
 
 class FunctionForm(ClaimForm):
-    """A claim that a function of one's own decides: of (frame, looks) to what has a verdict."""
+    """A claim that a function of one's own decides: of (form, setting, variants) to what is `disbud.claims.Decided`."""
 
     kind: Literal["function"]
     function: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -18,6 +19,7 @@ from disbud.training.recipes import recipe_for
 
 NONE = "none"
 CALIBRATION = (Seeds.all(1001), Seeds.all(1002))  # margins are found on seeds that no claim is tested on
+MOST_SEEDS = 1001  # which are numbered from 0; those that margins are found on come after them
 REFERENCE = "random-uniform"  # what a margin is a share of the distance to
 _Value = TypeVar("_Value")
 
@@ -54,7 +56,7 @@ def grid_of(form: StudyForm) -> Grid:
     >>> [(variant.method, variant.sparsity, variant.intervention) for variant in grid_of(form).variants][:3]
     [('dense', None, None), ('snip', 0.9, None), ('snip', 0.9, 'shuffle')]
     """
-    blocks: list[GridForm] = [form] if form.methods is not None else []
+    blocks: list[GridForm] = [form] if _many(form.methods) else []
     blocks += [_inheriting(block, form) for block in form.trial]
     if not blocks:
         raise DisbudError(
@@ -82,11 +84,15 @@ def seeds_of(form: StudyForm, *, count: int | None = None) -> list[Seeds]:
     >>> seeds_of(study_of({"name": "mine", "seeds": {"count": 2, "init": 7}}))
     [Seeds(split=0, init=7, mask=0, order=0), Seeds(split=1, init=7, mask=1, order=1)]
     """
-    given = form.seeds
+    drawn = _drawn(form.seeds, count)
+    _check_seeds(drawn, form.name)
+    return drawn
+
+
+def _drawn(given: int | list[int] | SeedsForm, count: int | None) -> list[Seeds]:
     if isinstance(given, list):
-        _check_seeds(given, form.name)
-        given = given + [seed for seed in range(1001) if seed not in given] if count is not None else given
-        return [Seeds.all(seed) for seed in given[:count]]
+        more = [] if count is None else [seed for seed in range(MOST_SEEDS) if seed not in given]
+        return [Seeds.all(seed) for seed in [*given, *more][:count]]
     if isinstance(given, int):
         return [Seeds.all(seed) for seed in range(given if count is None else count)]
     number = given.count if count is None else count
@@ -105,27 +111,37 @@ def _part(given: SeedsForm, name: str, count: int) -> list[int]:
     return list(value)
 
 
-def _check_seeds(seeds: Sequence[int], name: str) -> None:
-    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    if twice or not seeds:
-        raise DisbudError(f"{name}: seeds lists {f'{twice[0]} twice' if twice else 'none'}; each counts once")
-    taken = [drawn.init for drawn in CALIBRATION if drawn.init in seeds]
-    if taken:
+def _check_seeds(drawn: Sequence[Seeds], name: str) -> None:
+    """Raise for none, for one that counts twice, and for those that margins are found on."""
+    twice = next((seed for seed, times in Counter(drawn).items() if times > 1), None)
+    if twice is not None or not drawn:
         raise DisbudError(
-            f"{name}: margins are found on seed {taken[0]}, so no claim is tested on it; take another"
+            f"{name}: seeds lists {f'{_written(twice)} twice' if twice else 'none'}; each counts once"
         )
+    taken = next((seed for seed in CALIBRATION if seed in drawn), None)
+    if taken is not None:
+        raise DisbudError(
+            f"{name}: margins are found on seed {taken.init}, so no claim is tested on it; take another"
+        )
+    if len(drawn) > MOST_SEEDS:
+        raise DisbudError(f"{name}: there are {len(drawn)} seeds; take at most {MOST_SEEDS}")
+
+
+def _written(seed: Seeds) -> str:
+    numbers = dict.fromkeys((seed.split, seed.init, seed.mask, seed.order))
+    return "/".join(map(str, numbers))
 
 
 def _inheriting(block: GridForm, form: StudyForm) -> GridForm:
     """What a block does not say is as in the study; a block without sparsities of its own has the study's."""
-    said = {key: value for key in GridForm.model_fields if (value := getattr(block, key)) is not None}
+    said = {key: value for key in GridForm.model_fields if _many(value := getattr(block, key))}
     general = {key: getattr(form, key) for key in GridForm.model_fields if key not in said}
     return GridForm.model_construct(**{**general, **said})
 
 
 def _combined(block: GridForm, name: str) -> Iterator[Trial]:
     for key, example in (("data", "digits"), ("model", "lenet-300-100"), ("methods", "snip")):
-        if getattr(block, key) is None:
+        if not _many(getattr(block, key)):
             raise DisbudError(f'{name} names no {key}; give one, as in {key} = "{example}"')
     for model, data in product(_many(block.model), _many(block.data)):
         for recipe in _many(block.recipe) or [str(recipe_for(parse(data).name))]:

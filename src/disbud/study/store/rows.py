@@ -7,7 +7,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 from disbud.errors import DisbudError
 from disbud.origin import Json
@@ -21,7 +21,12 @@ COLUMNS = (
 )  # fmt: skip
 EPOCH_COLUMNS = ("epoch", "train_loss", "test_loss", "test_accuracy")
 MEASURE_COLUMNS = ("trial", "name", "revision", "content", "error", "traceback", "finished")
+BRIEF_COLUMNS = (
+    "identity", "model", "data", "recipe", "method", "sparsity", "intervention", "split", "init", "mask", "order",
+    "error", "seconds", "memory", "finished",
+)  # fmt: skip
 _Row = sqlite3.Row
+_Value = TypeVar("_Value")
 
 
 def trial_values(record: Record, *, described: str, start: str | None, environment: str) -> dict[str, object]:
@@ -67,7 +72,7 @@ def record_of(row: _Row, epochs: Sequence[tuple[object, ...]], *, environment: s
     if row["checksum"] != checksum(values, epochs):
         raise DisbudError(
             f"the row of trial {str(row['identity'])[:16]} ({row['method']}, {row['model']}) is not what was written: "
-            "the disk or another program changed it. Forget the trial and run it again"
+            f"the disk or another program changed it. {_forget(row['identity'])}"
         )
     given = {
         name: row[name]
@@ -94,6 +99,19 @@ def record_of(row: _Row, epochs: Sequence[tuple[object, ...]], *, environment: s
     )
 
 
+def brief_of(row: _Row) -> Record:
+    """Which trial a row is of, whether it failed, and what it took: as it stands there, whole or damaged."""
+    seconds, memory = row["seconds"], row["memory"]
+    return Record(
+        _trial_as_kept(row),
+        str(row["identity"]),
+        error=None if row["error"] is None else str(row["error"]),
+        seconds=seconds if isinstance(seconds, float) else 0.0,
+        memory=memory if isinstance(memory, int) else 0,
+        finished=str(row["finished"]),
+    )
+
+
 def environment_id(document: str) -> str:
     """The hash by which rows refer to an environment."""
     return hashlib.sha256(document.encode()).hexdigest()[:16]
@@ -110,22 +128,30 @@ def _environment(document: str, known_as: str) -> dict[str, Json]:
 
 def _trial_as_kept(row: _Row) -> Trial:
     """The trial of a row. It was checked when it was made; a function of one's own need not be at hand to read it."""
-    trial = object.__new__(Trial)
-    for name in ("model", "data", "recipe", "method", "sparsity", "intervention"):
-        object.__setattr__(trial, name, row[name])
-    drawn = {name: cast("int", row[name]) for name in ("split", "init", "mask", "order")}
-    object.__setattr__(trial, "seeds", Seeds(**drawn))
-    return trial
+    seeds = _unchecked(Seeds, {name: row[name] for name in ("split", "init", "mask", "order")})
+    texts = {name: str(row[name]) for name in ("model", "data", "recipe", "method")}
+    rest = {name: row[name] for name in ("sparsity", "intervention")}
+    return _unchecked(Trial, {**texts, **rest, "seeds": seeds})
 
 
-def table_of(row: _Row) -> Mapping[str, Json]:
-    """The table of a measure's row, once its checksum is compared."""
+def _unchecked(kind: type[_Value], values: Mapping[str, object]) -> _Value:
+    made = object.__new__(kind)
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def check_measure(row: _Row) -> None:
+    """Raise where a measure's row is not what was written."""
     if row["checksum"] != checksum({name: row[name] for name in MEASURE_COLUMNS}):
         raise DisbudError(
             f"the measure {row['name']} of trial {str(row['trial'])[:16]} is not what was written: the disk or another "
-            "program changed it. Forget the trial and run it again"
+            f"program changed it. {_forget(row['trial'])}"
         )
-    return cast("Mapping[str, Json]", json.loads(str(row["content"])))
+
+
+def _forget(identity: object) -> str:
+    return f"Forget the trial (disbud study gc --trial {str(identity)[:16]}) and run it again"
 
 
 def insert(connection: sqlite3.Connection, table: str, values: Mapping[str, object]) -> None:

@@ -22,6 +22,7 @@ from disbud.study.environments import environment as environment_here
 from disbud.study.identity import identity_of
 from disbud.study.record import Record
 from disbud.study.running import Outcome
+from disbud.study.store import reading
 from disbud.study.store import weights as stored_weights
 from disbud.study.store.folder import driver_lock, explained, store_folder
 from disbud.study.store.objects import Objects, settled
@@ -33,8 +34,6 @@ from disbud.study.store.rows import (
     epoch_values,
     insert,
     listed,
-    record_of,
-    table_of,
     trial_values,
 )  # fmt: skip
 from disbud.study.store.schema import open_to_read, open_to_write
@@ -111,6 +110,8 @@ class Store:
             database = open_to_write(self.folder) if self._writes else open_to_read(self.folder)
             opening.callback(database.close)
             database.row_factory = sqlite3.Row
+            # Text that is none stops no other row: what must be whole has a checksum.
+            database.text_factory = lambda text: text.decode("utf-8", "replace")
             self._database, self._open = database, opening.pop_all()
         return self
 
@@ -122,11 +123,14 @@ class Store:
 
     # Reading
 
-    def records(self, trials: Iterable[Trial] | None = None) -> dict[Trial, Record]:
-        """What is known of these trials, those unknown left out; of all, where none are named."""
+    def records(self, trials: Iterable[Trial] | Mapping[Trial, str] | None = None) -> dict[Trial, Record]:
+        """What is known of these trials, those unknown left out; of all, where none are named.
+
+        A mapping gives the identities that they had when they were run, whatever has changed since.
+        """
         if trials is None:
             return {record.trial: record for record in self.all()}
-        asked = {trial: identity_of(trial) for trial in trials}
+        asked = trials if isinstance(trials, Mapping) else {trial: identity_of(trial) for trial in trials}
         found = {record.identity: record for record in self._read(asked.values())}
         return {
             trial: replace(found[identity], trial=trial)
@@ -184,36 +188,21 @@ class Store:
             for row in self._query("SELECT * FROM study ORDER BY name")
         }
 
+    def in_brief(self) -> list[Record]:
+        """Every trial, when it was over, whether it failed, what it took; no numbers. A damaged row stops nothing."""
+        return reading.in_brief(self._query)
+
     def unwanted(self) -> list[Record]:
-        """The records that are of no study."""
-        wanted = {identity for study in self.studies().values() for identity in study.trials}
-        return [record for record in self.all() if record.identity not in wanted]
+        """The trials that are of no study, in brief."""
+        return reading.in_brief(self._query, only="WHERE identity NOT IN (SELECT trial FROM study_trial)")
+
+    def identity(self, begins: str) -> str:
+        """The identity of the trial whose identity begins so, as an error or a report names it, to `forget` it by."""
+        return reading.identity(self._query, begins)
 
     def _read(self, identities: Iterable[str] | None) -> list[Record]:
-        some = None if identities is None else listed(identities)
-        only = "" if some is None else "WHERE {} IN (SELECT value FROM json_each(?))"
-        given = () if some is None else (some,)
-        epochs: dict[str, list[tuple[object, ...]]] = defaultdict(list)
-        columns = ", ".join(EPOCH_COLUMNS)
-        order = f"SELECT trial, {columns} FROM epoch {only.format('trial')} ORDER BY trial, epoch"
         with self._snapshot():
-            for line in self._query(order, *given):
-                epochs[line["trial"]].append(tuple(line)[1:])
-            tables: dict[str, dict[str, Mapping[str, Json]]] = defaultdict(dict)
-            where = f"{only.format('trial')} {'AND' if only else 'WHERE'} error IS NULL"
-            for row in self._query(f"SELECT * FROM measure {where} ORDER BY trial, name, revision", *given):
-                tables[row["trial"]][row["name"]] = table_of(row)  # the latest revision is the last
-            documents = {row["id"]: row["document"] for row in self._query("SELECT * FROM environment")}
-            rows = self._query(
-                f"SELECT * FROM trial {only.format('identity')} ORDER BY finished, identity", *given
-            )
-        return [
-            replace(
-                record_of(row, epochs[row["identity"]], environment=documents.get(row["environment"], "")),
-                measures=tables[row["identity"]],
-            )
-            for row in rows
-        ]
+            return reading.records(self._query, identities)
 
     # Writing
 
@@ -227,13 +216,19 @@ class Store:
         trial: Trial,
         result: Outcome | Failure,
         *,
+        identity: str | None = None,
         environment: Mapping[str, Json] | None = None,
         attempts: int = 1,
     ) -> Record:
-        """Keep what came of a trial, in the place of what was known of it."""
+        """Keep what came of a trial, in the place of what was known of it.
+
+        `identity` is the one it had when it was run; without it, it is taken to be run just now. The environment is
+        that which ran it: this one unless said, and none of a failure, which has no numbers that depend on it.
+        """
+        if environment is None:
+            environment = {} if isinstance(result, Failure) else environment_here()
         record = Record(
-            trial, identity_of(trial), environment=dict(environment or environment_here()), attempts=attempts,
-            finished=_now(),
+            trial, identity or identity_of(trial), environment=dict(environment), attempts=attempts, finished=_now(),
         )  # fmt: skip
         start = None
         if isinstance(result, Failure):
@@ -300,12 +295,12 @@ class Store:
         with self._commit() as database:
             database.execute("DELETE FROM study WHERE name = ?", (name,))
 
-    def forget(self, records: Iterable[Record]) -> None:
-        """Remove records, with their measures; `gc` then frees their files."""
+    def forget(self, trials: Iterable[Record | str]) -> None:
+        """Remove trials, by record or identity, with their measures, also damaged ones; `gc` then frees their files."""
         with self._commit() as database:
             database.execute(
                 "DELETE FROM trial WHERE identity IN (SELECT value FROM json_each(?))",
-                (listed(record.identity for record in records),),
+                (listed(each if isinstance(each, str) else each.identity for each in trials),),
             )
 
     def gc(self) -> Freed:
