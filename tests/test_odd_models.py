@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.utils.checkpoint as checkpointing
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import disbud
 from disbud.errors import DisbudError
+from disbud.graph import effective
 from disbud.methods.catalogue import CATALOGUE
-from networks import NETWORKS
+from networks import NETWORKS, ROW
 from test_pruning import METHODS, keeps_what_it_should, prune, request
 
 
@@ -128,23 +131,125 @@ def test_a_loss_sees_the_model_itself() -> None:
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
-def test_checkpointed_activations_are_computed_again_with_the_pruned_weights() -> None:
-    from torch.utils.checkpoint import checkpoint
+class Checkpointed(nn.Module):
+    """A network of which a part is computed again for its derivative: by neither way, or by one of torch's two."""
 
-    class Checkpointed(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.norm = nn.BatchNorm1d(8)
 
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = checkpoint(self.inner, x, use_reentrant=False)
-            return out
+    def block(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.second(x)))
 
-    network = NETWORKS["without-biases"]
-    model = network.build()
-    more = request("force", network)
-    plain = prune(model, "force", sparsity=0.8, **more)
-    again = prune(Checkpointed(copy.deepcopy(model)), "force", sparsity=0.8, **more)
-    assert [mask.tolist() for mask in again.masks.values()] == [
-        mask.tolist() for mask in plain.masks.values()
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        plain = self.reentrant is None
+        y = self.block(x) if plain else checkpoint(self.block, x, use_reentrant=self.reentrant)
+        out: Tensor = self.head(y)
+        return out
+
+
+def of_seed(make: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return make()
+
+
+def looking(method: str) -> dict[str, object]:
+    """What the method looks at, of a network that reads rows."""
+    network = NETWORKS["linear"]
+    steps: dict[str, object] = {"steps": 3} if method == "dpai" else {}
+    return request(method, network) | steps | ({} if CATALOGUE[method].trains else {"example": ROW})
+
+
+# Those that look at more than names and shapes.
+LOOKING = [
+    name for name in METHODS if not name.startswith(("random", "smart")) and not CATALOGUE[name].trains
+]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("method", LOOKING)
+def test_checkpointed_activations_change_nothing(method: str, reentrant: bool) -> None:
+    own = dict(vars(checkpointing))
+    tickets = [
+        prune(of_seed(lambda way=way: Checkpointed(way)), method, sparsity=0.7, **looking(method))
+        for way in (None, reentrant)
     ]
+    assert tickets[0] == tickets[1]
+    assert vars(checkpointing) == own
+    if method == "magnitude":
+        found = [effective(Checkpointed(way), tickets[0], example=ROW) for way in (None, reentrant)]
+        assert found[0] == found[1]
+
+
+def test_checkpoints_are_torchs_own_again_where_a_model_fails() -> None:
+    own = dict(vars(checkpointing))
+    wrong = [(torch.ones(4, 5), torch.zeros(4).long())]
+    with pytest.raises(RuntimeError, match=r"shapes cannot be multiplied"):
+        prune(Checkpointed(reentrant=True), "snip", sparsity=0.5, batches=wrong, examples_per_class=None)
+    assert vars(checkpointing) == own
+
+
+class PartCompiled(nn.Module):
+    """A network of which a part is compiled, or nothing."""
+
+    def __init__(self, backend: Callable[..., object] | None) -> None:
+        super().__init__()
+        inner = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.inner = inner if backend is None else torch.compile(inner, backend=backend)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.inner(x))
+        return out
+
+
+@pytest.mark.parametrize("method", ["grasp", "grasp-abs", "snip", "px", "synflow", "npb"])
+def test_compiled_code_is_run_as_it_was_written(method: str) -> None:
+    compiled: list[object] = []
+
+    def backend(graph: Callable[..., object], inputs: object) -> Callable[..., object]:
+        compiled.append(graph)
+        return graph
+
+    more = looking(method)
+    plain = prune(of_seed(lambda: PartCompiled(None)), method, sparsity=0.7, **more)
+    whole = of_seed(lambda: PartCompiled(None))
+    whole.compile(backend=backend)
+    for model in (whole, of_seed(lambda: PartCompiled(backend))):
+        torch.compiler.reset()
+        for warm in (False, True):
+            compiled.clear()
+            assert prune(model, method, sparsity=0.7, **more) == plain
+            assert not compiled
+            model.eval()(torch.ones(4, 6))
+            assert bool(compiled) is not warm  # it is the caller's again
+
+
+@pytest.mark.parametrize("method", LOOKING)
+def test_batches_made_for_inference_only(method: str) -> None:
+    network = NETWORKS["batch-norm"]
+    more = request(method, network)
+    plain = prune(network.build(), method, sparsity=0.5, **more)
+    with torch.inference_mode():
+        for key in more.keys() & {"batches"}:
+            more[key] = [tuple(tensor.clone() for tensor in batch) for batch in more[key]]  # type: ignore[attr-defined]
+        for key in more.keys() & {"example"}:
+            more[key] = more[key].clone()  # type: ignore[attr-defined]
+    assert prune(network.build(), method, sparsity=0.5, **more) == plain
+
+
+def test_buffers_made_for_inference_only() -> None:
+    network = NETWORKS["batch-norm"]
+    more = request("snip", network)
+    plain = prune(network.build(), "snip", sparsity=0.5, **more)
+    model = network.build()
+    with torch.inference_mode():
+        made = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for name, buffer in made.items():
+        owner, _, key = name.rpartition(".")
+        setattr(model.get_submodule(owner), key, buffer)
+    assert prune(model, "snip", sparsity=0.5, **more) == plain
+    assert all(buffer is made[name] for name, buffer in model.named_buffers())

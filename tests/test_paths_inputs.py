@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy
@@ -152,3 +155,11 @@ def test_recurrent_layers_are_refused(kind: type[nn.Module]) -> None:
     for function in (paths, effective):
         with pytest.raises(DisbudError, match=rf"(?i){kind.__name__}|recurrent"):
             function(Recurrent(), None, example=torch.zeros(2, 4))
+
+
+def test_the_example_in_the_docstring_runs_as_it_is_printed() -> None:
+    examples = doctest.DocTestParser().get_examples(str(effective.__doc__))
+    lines = "".join(example.source for example in examples)
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=False)
+    assert examples
+    assert done.returncode == 0, done.stderr

@@ -76,6 +76,26 @@ ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# What comparisons of signals decide can come out either way.
+COMPARED: dict[str, Callable[[Tensor], Tensor]] = {
+    "by a mask": lambda x: x * (x > 2),
+    "by a mask in its type": lambda x: x * (x > x.mean()).to(x.dtype),
+    "by a mask of some shape": lambda x: x * (x > 2).float().view(6).unsqueeze(0),
+    "by what is left of one": lambda x: x * (1 - (x <= x.mean()).float()),
+    "by ones filled": lambda x: x * torch.ones_like(x).masked_fill(x < x.mean(), 0.0),
+    "by the largest": lambda x: x * torch.zeros_like(x).scatter(1, x.topk(2, 1).indices, 1.0),
+    "filled": lambda x: x.masked_fill(x < x.mean(), 0.0),
+    "filled in place": lambda x: x.clone().masked_fill_(x < x.mean(), 0.0),
+    "low where it is low": lambda x: x.masked_fill(x < x.mean(), -torch.inf).softmax(-1),
+    "where low": lambda x: torch.where(x < 2, -torch.inf, x),
+}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_what_a_comparison_decides_can_be_either(name: str) -> None:
+    check_tickets(Between(COMPARED[name], lambda walk, x: x), ROW)
+
+
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_what_acts_on_each_entry_is_the_identity_or_is_refused(name: str) -> None:
     model = Between(ELEMENTWISE[name], lambda walk, x: x)
@@ -158,6 +178,36 @@ def test_entries_rearranged_and_joined(name: str) -> None:
     check_tickets(Between(*REARRANGED[name]), ROW)
 
 
+class InPlace(nn.Module):
+    """Branches added up in place, as torchvision's residual blocks are, and rows of an image cleared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.act = nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+        self.head, self.short = nn.Conv2d(4, 3, 1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.stem(x))
+        y = self.norm(self.branch(x))
+        y += x
+        out: Tensor = self.head(self.act(y))
+        out += self.short(x)
+        out[:, :, 0] = 0
+        return out
+
+    def walked(self, walk: Walk, x: Entries) -> Entries:
+        x = walk(self.stem, x)
+        y = walk(self.head, walk.graph.add(walk(self.branch, x), x))
+        out = numpy.array(walk.graph.add(y, walk(self.short, x)))
+        out[:, :, 0] = NOTHING
+        return out
+
+
+def test_what_is_written_over_a_layers_output_is_not_of_the_layer() -> None:
+    check_tickets(InPlace(), torch.zeros(1, 3, 3, 3))
+
+
 RARE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Walk, Entries], Entries]]] = {
     "differences": (lambda x: x.diff(dim=-1), lambda w, x: w.graph.add(x[:, 1:], x[:, :-1])),
     "between two": (lambda x: torch.lerp(x, x.flip(-1), 0.5), lambda w, x: w.graph.add(x, x[..., ::-1])),
@@ -177,6 +227,11 @@ def test_rare_joins_are_right_or_refused(name: str) -> None:
     except DisbudError:
         return
     check_tickets(model, ROW)
+
+
+def test_a_mask_of_zeros_in_the_shape_of_a_comparison_lets_nothing_through() -> None:
+    model = Between(lambda x: x * torch.zeros_like(x > 2, dtype=x.dtype), lambda walk, x: x)
+    assert paths(model, None, example=ROW).effective_parameters == 0
 
 
 # Gates

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, prune
 import disbud
 from disbud.errors import DisbudError
 from disbud.graph import is_chain
+from disbud.graph.kernels import Kernels
 from networks import IMAGE, NETWORKS, ROW, Functional
 
 EXPECTED = {
@@ -93,6 +94,10 @@ def test_kinds_and_units() -> None:
         4,
         (2, 2),
     )
+    both = only(nn.ConvTranspose2d(8, 12, 2, groups=4))  # each output sees the two inputs of its group
+    assert (both.n_in, both.n_out, both.groups) == (2, 3, 4)
+    assert Kernels.of(both).sizes == (4, 2, 3, 4)
+    assert (grouped.groups, transposed.groups, Kernels.of(grouped).sizes) == (2, 1, (2, 3, 2, 15))
     linear = only(nn.Linear(6, 4))
     assert (linear.kind, linear.n_in, linear.n_out, linear.kernel, linear.size) == ("linear", 6, 4, (), 24)
     assert only(nn.Conv1d(2, 3, 7)).kernel == (7,)

@@ -1,12 +1,13 @@
-"""Looking at a model without leaving a trace: modes, buffers, gradients and random streams come back as they were."""
+"""Looking at a model without leaving a trace: modes, buffers, caches and random streams come back as they were."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,15 +35,31 @@ def bare(model: nn.Module) -> nn.Module:
             return model
 
 
+_CONTAINERS = frozenset({list, dict, set, OrderedDict, defaultdict, deque})
+
+
 class _State:
-    """What a forward pass can change in a module, as it was: attributes (the mode too) and buffers."""
+    """What a forward pass can change in a module, as it was: attributes (the mode too), what they hold, buffers."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.training = module.training
         self.attributes = dict(vars(module))
+        self.held = [
+            (holder, dict(holder) if isinstance(holder, dict) else list(holder))
+            for holder in _containers(vars(module).values())
+        ]
+        self.trained = [(p, p.requires_grad) for p in module._parameters.values() if p is not None]
         self.buffers = dict(module._buffers)
-        self.values = {name: buffer.clone() for name, buffer in self.buffers.items() if buffer is not None}
+        self.values = {
+            name: buffer.detach().clone() for name, buffer in self.buffers.items() if buffer is not None
+        }
+
+    def enter(self) -> None:
+        """Let the module write to its buffers: one made under torch.inference_mode is a copy meanwhile."""
+        for name, value in self.values.items():
+            if self.buffers[name].is_inference():  # type: ignore[union-attr]
+                self.module._buffers[name] = value
 
     def restore(self) -> None:
         now = vars(self.module)
@@ -50,34 +67,106 @@ class _State:
             del now[name]
         now.update(self.attributes)
         self.module.training = self.training  # a scripted module keeps its mode elsewhere
-        for name in self.module._buffers.keys() - self.buffers.keys():
-            del self.module._buffers[name]
+        for holder, kept in self.held:
+            if holder or kept:
+                holder.clear()
+                (holder.extend if isinstance(holder, list | deque) else holder.update)(kept)
+        for parameter, trained in self.trained:
+            if parameter.requires_grad is not trained:
+                parameter.requires_grad_(trained)
         for name, buffer in self.buffers.items():
-            if buffer is not None:
-                buffer.copy_(self.values[name])
             self.module._buffers[name] = buffer
+            if buffer is not None and _can_be_written(buffer):
+                # Past autograd: a graph of the caller's that needs the buffer finds what it saved.
+                buffer.data.copy_(self.values[name])
+
+
+def _containers(values: Iterable[Any]) -> list[Any]:
+    """The plain containers among some values, and those that these hold, each once."""
+    found: dict[int, Any] = {}
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if type(value) in _CONTAINERS and id(value) not in found:
+            found[id(value)] = value
+            if value:
+                waiting += value.values() if isinstance(value, dict) else value
+    return list(found.values())
+
+
+def _can_be_written(buffer: Tensor) -> bool:
+    """Whether torch writes to it outside of torch.inference_mode: not where one number in memory is several entries."""
+    expanded = buffer.layout is torch.strided and any(
+        step == 0 and size > 1 for step, size in zip(buffer.stride(), buffer.shape, strict=True)
+    )
+    return not (expanded or buffer.is_inference())
 
 
 @contextlib.contextmanager
 def isolated(model: nn.Module, *, seed: int, batch_norm: str = "eval") -> Iterator[None]:
     """Run a model inside the block with dropout off and BatchNorm in the mode asked, and leave it as it was.
 
-    Everything but normalisation with running statistics is in eval mode. Buffers and attributes are put back, also
-    when the block raises; the global random streams are seeded inside and restored after. Gradients can be taken
-    inside, whatever the caller switched off.
+    Everything but normalisation with running statistics is in eval mode. Buffers, attributes, what lists, dicts and
+    sets among them hold, submodules and which parameters are trained are put back, also when the block raises; the
+    global random streams are seeded inside and restored after. Gradients can be taken inside, whatever the caller
+    switched off; nothing is compiled there, and activation checkpoints are plain calls.
     """
     if batch_norm not in ("train", "eval"):
         raise DisbudError(f"BatchNorm is scored in 'train' or in 'eval' mode, not {batch_norm!r}")
-    states = [_State(module) for module in model.modules()]
-    try:
-        for state in states:
-            state.module.training = batch_norm == "train" and isinstance(state.module, _NormBase)
-        with torch.inference_mode(mode=False), torch.enable_grad(), global_streams(seed, "inside the model"):
-            yield
-    finally:
-        with torch.no_grad():
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        states = [_State(module) for module in model.modules()]
+        try:
             for state in states:
-                state.restore()
+                state.enter()
+                state.module.training = batch_norm == "train" and isinstance(state.module, _NormBase)
+            with _as_written(), global_streams(seed, "inside the model"):
+                yield
+        finally:
+            with torch.no_grad():
+                for state in states:
+                    state.restore()
+
+
+def _around_nothing(*_: object, **__: object) -> Iterator[None]:
+    """What torch.utils.checkpoint runs before and after a call: nothing."""
+    yield
+
+
+class _PlainCall:
+    """In the place of the autograd function by which a reentrant checkpoint calls."""
+
+    @staticmethod
+    def apply(function: Callable[..., object], preserve_rng_state: object, *args: object) -> object:
+        return function(*args)
+
+
+# What torch.utils.checkpoint calls by, and what stands in for it.
+_PLAIN: dict[str, object] = {
+    "_checkpoint_without_reentrant_generator": _around_nothing,
+    "CheckpointFunction": _PlainCall,
+}
+
+
+@contextlib.contextmanager
+def _as_written() -> Iterator[None]:
+    """Within the block a model's own Python runs, once for each call.
+
+    Compiled code has derivatives of the first order only, and rules for torch's functions never see what it calls.
+    Checkpoints compute forward again during backward: by other rules, and with other weights, than the first time.
+    """
+    checkpoints = sys.modules.get("torch.utils.checkpoint")
+    found = {name: getattr(checkpoints, name, plain) for name, plain in _PLAIN.items()}
+    own = {name: value for name, value in found.items() if value is not _PLAIN[name]}
+    # Asking for the compiler's stance imports the compiler; where nobody has, nothing is compiled.
+    compiled = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+    with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+        try:
+            for name in own:
+                setattr(checkpoints, name, _PLAIN[name])
+            yield
+        finally:
+            for name, value in own.items():
+                setattr(checkpoints, name, value)
 
 
 @contextlib.contextmanager
@@ -85,14 +174,14 @@ def standing_in(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
     """Within the block the model computes with these tensors in the place of its parameters of those canonical names.
 
     The module itself is called, so methods, submodules, hooks and type are there. A shared parameter is held in several
-    places. Derivatives belong inside the block too, since activation checkpointing computes forward once more for them.
+    places, and recurrent layers keep a list of theirs.
     """
     name_of = {id(parameter): name for name, parameter in parameters(model).items()}
-    places: list[tuple[dict[str, Tensor | None], str, Tensor]] = [
-        (module._parameters, key, parameter)  # type: ignore[misc]
+    places = [
+        place
         for module in model.modules()
-        for key, parameter in module._parameters.items()
-        if parameter is not None and name_of[id(parameter)] in tensors
+        for place in _places(module)
+        if name_of.get(id(place[2])) in tensors
     ]
     try:
         for holder, key, parameter in places:
@@ -101,6 +190,17 @@ def standing_in(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
     finally:
         for holder, key, parameter in places:
             holder[key] = parameter
+
+
+def _places(module: nn.Module) -> Iterator[tuple[Any, str | int, Tensor]]:
+    """Where a module holds its own parameters: in what, and at which key there."""
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            yield module._parameters, name, parameter
+    flat = vars(module).get("_flat_weights")  # what recurrent layers compute with
+    for i, parameter in enumerate(flat if isinstance(flat, list) else []):
+        if parameter is not None:
+            yield flat, i, parameter
 
 
 def forward(model: nn.Module, example: Example) -> object:
@@ -131,18 +231,18 @@ def the_device(model: nn.Module) -> torch.device:
 
 
 def on_device(values: Nested, device: torch.device | None) -> Nested:
-    """Nested containers of tensors, moved to the device where one is given."""
-    if device is None:
-        return values
+    """Nested containers of tensors, moved to the device where one is given, with none that derivatives cannot use."""
 
     def move(leaf: object) -> object:
         if isinstance(leaf, Mapping) and callable(getattr(leaf, "to", None)):
-            return leaf.to(device)  # type: ignore[attr-defined]
+            return leaf if device is None else leaf.to(device)  # type: ignore[attr-defined]
         if not isinstance(leaf, Tensor):
             return leaf
-        if leaf.device.type == "meta" and device.type != "meta":
+        if device is not None and leaf.is_meta and device.type != "meta":
             raise DisbudError(f"a tensor on the meta device holds no values; the model is on {device}")
-        return leaf.to(device)
+        with torch.inference_mode(mode=False):
+            moved = leaf if device is None else leaf.to(device)
+            return moved.clone() if moved.is_inference() else moved
 
     moved: Nested = tree_map(move, values)
     return moved

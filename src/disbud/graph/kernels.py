@@ -19,10 +19,11 @@ class Kernels:
     transposed: bool
 
     @classmethod
-    def of(cls, layer: Layer, *, inputs: int, outputs: int) -> Kernels:
-        """The layout of a layer that reads so many units and makes so many; that shows how many groups it has."""
+    def of(cls, layer: Layer, *, inputs: int | None = None, outputs: int | None = None) -> Kernels:
+        """The layout of a layer; one that is known to read and make so many units shows by that what its groups are."""
         transposed = layer.kind == "transposed-conv"
-        groups = outputs // layer.shape[1] if transposed else inputs // layer.shape[1]
+        units = outputs if transposed else inputs
+        groups = layer.groups if units is None or not layer.shape[1] else units // layer.shape[1]
         return cls(layer.shape, max(1, groups), transposed)
 
     @property
@@ -34,7 +35,7 @@ class Kernels:
 
     def split(self, weight: Tensor) -> Tensor:
         """A tensor of the weight's shape by (group, input, output, tap)."""
-        taps = weight.reshape(self.groups, self.shape[0] // self.groups, self.shape[1], -1)
+        taps = weight.reshape(self.groups, self.shape[0] // self.groups, self.shape[1], prod(self.shape[2:]))
         return taps if self.transposed else taps.transpose(1, 2)
 
     def join(self, blocks: Tensor) -> Tensor:

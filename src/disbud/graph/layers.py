@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class Layer:
     """One prunable weight of a model.
 
-    `kind` is "linear", "conv", "transposed-conv" or "attention"; `aliases` are the other names of a shared parameter.
+    `kind` is "linear", "conv", "transposed-conv" or "attention"; `aliases` are the other names of a shared parameter;
+    `groups` are those of a grouped convolution.
 
     >>> import disbud, torch
     >>> (layer,) = disbud.prunable(torch.nn.Conv2d(3, 8, 5, groups=1))
@@ -22,6 +23,7 @@ class Layer:
     shape: tuple[int, ...]
     kind: str
     aliases: tuple[str, ...] = ()
+    groups: int = 1
 
     @property
     def size(self) -> int:
@@ -31,7 +33,7 @@ class Layer:
     @property
     def n_in(self) -> int:
         """Input units that one output unit sees (input channels a group, in a grouped convolution)."""
-        return self.shape[0] if self.kind == "transposed-conv" else self.shape[1]
+        return self.shape[0] // self.groups if self.kind == "transposed-conv" else self.shape[1]
 
     @property
     def n_out(self) -> int:

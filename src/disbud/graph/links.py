@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from disbud.graph.flow.counting import counting_rule
-from disbud.graph.flow.counts import Counts
-from disbud.graph.flow.running import buffers_in, linearised, ones_like_example
-from disbud.isolation import Example, device_of, isolated, leaves
-from disbud.parameters import parameters
+from disbud.errors import DisbudError
+from disbud.graph.flow.counts import Counts, Rooted
+from disbud.graph.flow.passing import counted, ones
+from disbud.isolation import Example
 
 Units = NDArray[np.int64]
 
@@ -60,20 +59,14 @@ class _Cut:
     made: Tensor
 
 
-class _Cuts(Counts):
+class _Cuts(Rooted):
     """Signals cut at every layer: what a layer makes is a leaf of its own."""
 
     def __init__(self, state: Mapping[str, Tensor], layers: Iterable[str]) -> None:
         super().__init__(state)
         self.cuts: list[_Cut] = []
-        self.roots: list[Tensor] = []  # the input, or what whole numbers look up
         self._name_of = {id(state[name]): name for name in layers}
         self._last: tuple[str, Tensor, int, int] | None = None
-
-    def put(self, tensor: Tensor, exponent: int = 0) -> Tensor:
-        if tensor.is_floating_point() and not tensor.requires_grad:
-            self.roots.append(tensor.requires_grad_())
-        return super().put(tensor, exponent)
 
     def reads(self, weight: Tensor, input: Tensor) -> Tensor:
         base = weight if weight._base is None else weight._base
@@ -81,39 +74,39 @@ class _Cuts(Counts):
         if name is None:
             self._last = None
             return input
-        first = 0 if weight is base else (weight.storage_offset() - base.storage_offset()) // weight.stride(0)
         axis = -1 if weight.dim() == 2 else 1 - weight.dim()
-        self._last = (name, input, axis, first)
-        return super().put(torch.ones_like(input))  # nothing is computed from what was before the cut
+        self._last = (name, input, axis, _first_row(name, weight, base))
+        return Counts.put(self, torch.ones_like(input))  # nothing is computed from what was before the cut
 
     def gives(self, output: Tensor) -> Tensor:
         if self._last is None:
             return output
         name, read, axis, first = self._last
-        made = self.put(torch.ones_like(output).requires_grad_())
+        made = torch.ones_like(output).requires_grad_()
         self.cuts.append(_Cut(name, read, axis, first, made))
         self._last = None
-        return made
+        return self.put(made.clone())  # autograd lets nobody write over a leaf
+
+
+def _first_row(name: str, weight: Tensor, base: Tensor) -> int:
+    """The row of a layer's weight at which what is read begins: whole rows, one after the other."""
+    whole = weight.shape[1] == base.shape[1] and weight.numel() * len(base) == base.numel() * len(weight)
+    if not whole or weight.stride()[:2] != base.stride()[:2]:
+        raise DisbudError(
+            f"{name} is read transposed or by some of its columns or rows, so which units it links differs from one "
+            "reading to the next, and what follows units from layer to layer (npb, phew, precrop, whole channels) is "
+            "not defined; rank weights one by one, as synflow, snip and magnitude do"
+        )
+    return (weight.storage_offset() - base.storage_offset()) // weight.stride(0)
 
 
 def links(model: nn.Module, names: Iterable[str], *, example: Example) -> Links:
     """The links between the layers of these names, at the size of the example."""
     names = list(names)
-    state = {
-        name: torch.ones_like(parameter, dtype=torch.float64) if parameter.is_floating_point() else parameter
-        for name, parameter in parameters(model).items()
-    }
+    state = ones(model, torch.float64)
     signals = _Cuts(state, names)
-    args, kwargs = ones_like_example(example, torch.float64, device_of(model))
-    for leaf in leaves((args, kwargs)):
-        if isinstance(leaf, Tensor):
-            signals.put(leaf)
-    buffers = list(buffers_in(model, torch.float64, positive=False))
-    with isolated(model, seed=0), linearised(model, state, buffers, signals, rule_of=counting_rule):
-        output = model(*args, **kwargs)
-        found = signals.outputs([leaf for leaf in leaves(output) if isinstance(leaf, Tensor)])
-        with torch._C.DisableTorchFunction():
-            return _read_off(signals.cuts, signals.roots, found)
+    with counted(model, state, signals, example) as outputs, torch._C.DisableTorchFunction():
+        return _read_off(signals.cuts, signals.roots, outputs)
 
 
 def _read_off(cuts: list[_Cut], sources: list[Tensor], outputs: list[Tensor]) -> Links:

@@ -6,21 +6,18 @@ apart, with a power of two beside each tensor, so that nothing overflows. Neithe
 
 from __future__ import annotations
 
-import contextlib
 import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from disbud.errors import DisbudError
-from disbud.graph.flow.counting import counting_rule
 from disbud.graph.flow.counts import Counts, Reach, Use
-from disbud.graph.flow.running import buffers_in, linearised, ones_like_example
+from disbud.graph.flow.passing import counted, ones
 from disbud.graph.tracing import prunable
-from disbud.isolation import Example, bare, device_of, isolated, leaves
+from disbud.isolation import Example, bare, device_of
 from disbud.origin import Origin
 from disbud.parameters import parameters
 from disbud.ticket import Ticket
@@ -64,9 +61,10 @@ def effective(model: nn.Module, ticket: Ticket | None, *, example: Example) -> T
     that of biases ever arrives. A tap that meets only padding is such a weight.
 
     >>> import disbud, torch
+    >>> from disbud.graph import effective
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
     >>> masks = {"0.weight": torch.tensor([[1, 1], [1, 0]]), "2.weight": torch.tensor([[1, 0]])}
-    >>> ticket = disbud.graph.effective(model, disbud.Ticket.from_masks(masks), example=torch.zeros(1, 2))
+    >>> ticket = effective(model, disbud.Ticket.from_masks(masks), example=torch.zeros(1, 2))
     >>> ticket.masks["0.weight"].tolist()
     [[True, True], [False, False]]
     """
@@ -82,10 +80,9 @@ def reach(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Reach
     model, masks, kinds = _layers(model, ticket, example)
     device = device_of(model)
     theta = {name: mask.to(device, torch.float32).requires_grad_() for name, mask in masks.items()}
-    state = {**_ones(model, torch.float32, but=theta), **theta}
+    state = ones(model, torch.float32) | theta
     signals = Reach(state, theta)
-    with _counting(model, state, signals, example, torch.float32) as outputs:
-        signals.close()
+    with counted(model, state, signals, example) as outputs:
         met = [tensor for use in signals.uses for tensor in (use.inputs, use.output, use.source)]
         gradients = _gradients(outputs, [*theta.values(), *met])
     opened = {name: _leads_on(leaf, gradients).reshape(masks[name].shape) for name, leaf in theta.items()}
@@ -95,7 +92,7 @@ def reach(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Reach
     readings = []
     for use in signals.uses:
         transposed = kinds.get(use.layer) == "transposed-conv"
-        counted = use.inputs if transposed else use.output
+        placed = use.inputs if transposed else use.output
         readings.append(
             Reading(
                 use.layer,
@@ -105,7 +102,7 @@ def reach(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Reach
                 alive=_units(use.source, use.unit_axis, gradients)
                 | _units(use.inputs, use.unit_axis, gradients),
                 weights=use.weights,
-                positions=counted.numel() // max(1, counted.shape[use.unit_axis]),
+                positions=placed.numel() // max(1, placed.shape[use.unit_axis]),
                 output=last.get(id(use)),
             )
         )
@@ -120,9 +117,9 @@ def log10_paths(model: nn.Module, ticket: Ticket | None, *, example: Example) ->
     """
     model, masks, _ = _layers(model, ticket, example)
     theta = {name: mask.to(device_of(model), torch.float64) for name, mask in masks.items()}
-    state = {**_ones(model, torch.float64, but=theta), **theta}
+    state = ones(model, torch.float64) | theta
     signals = Counts(state)
-    with _counting(model, state, signals, example, torch.float64) as outputs:
+    with counted(model, state, signals, example) as outputs:
         aligned, exponent = signals.align(outputs)
         count = sum(float(output.sum()) for output in aligned)
     return math.log10(count) + exponent * math.log10(2) if count else -math.inf
@@ -150,55 +147,10 @@ def _layers(
     given = {} if ticket is None else dict(ticket.masks)
     names = dict.fromkeys([layer.name for layer in layers] + list(given))
     masks = {
-        name: given[name] if name in given else torch.ones(owned[name].shape, dtype=torch.bool)
+        name: given[name] if name in given else torch.ones(owned[name].shape, dtype=torch.bool, device="cpu")
         for name in names
     }
     return model, masks, {layer.name: layer.kind for layer in layers}
-
-
-def _ones(model: nn.Module, dtype: torch.dtype, *, but: Iterable[str]) -> dict[str, Tensor]:
-    """What stands for the parameters that are no layers' weights: links that all lead on."""
-    return {
-        name: torch.ones_like(parameter, dtype=dtype) if parameter.is_floating_point() else parameter
-        for name, parameter in parameters(model).items()
-        if name not in set(but)
-    }
-
-
-@contextlib.contextmanager
-def _counting(
-    model: nn.Module, state: Mapping[str, Tensor], signals: Counts, example: Example, dtype: torch.dtype
-) -> Iterator[list[Tensor]]:
-    """The model's outputs, counted; derivatives belong inside the block."""
-    args, kwargs = ones_like_example(example, dtype, device_of(model))
-    for leaf in leaves((args, kwargs)):
-        if isinstance(leaf, Tensor):
-            signals.put(leaf)
-            leaf.requires_grad_(isinstance(signals, Reach) and leaf.is_floating_point())
-    buffers = list(buffers_in(model, dtype, positive=False))
-    with isolated(model, seed=0), linearised(model, state, buffers, signals, rule_of=counting_rule):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Converting a tensor with requires_grad=True to a scalar")
-            output = _followed(model, *args, **kwargs)
-        found = signals.outputs([leaf for leaf in leaves(output) if isinstance(leaf, Tensor)])
-        if not found:
-            raise DisbudError(
-                f"no output of the model comes from its input by way of tensors: it returns a {type(output).__name__}; "
-                "paths need a model that returns what it computes, such as logits"
-            )
-        yield found
-
-
-def _followed(model: nn.Module, *args: object, **kwargs: object) -> object:
-    try:
-        return model(*args, **kwargs)
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
-        if isinstance(error, DisbudError):
-            raise
-        raise DisbudError(
-            f"the model runs on the example, but not where its signals count paths: {error}; it may take its "
-            "outputs or other tensors out of torch, to a type of their own, or decide by their values"
-        ) from error
 
 
 def _gradients(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> dict[int, Tensor]:
@@ -214,13 +166,16 @@ def _gradients(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> dict[int,
 def _leads_on(tensor: Tensor, gradients: Mapping[int, Tensor]) -> Tensor:
     """Where something is reached from an entry."""
     gradient = gradients.get(id(tensor))
-    return torch.zeros(tensor.shape, dtype=torch.bool) if gradient is None else gradient.cpu() != 0
+    return (
+        torch.zeros(tensor.shape, dtype=torch.bool, device="cpu") if gradient is None else gradient.cpu() != 0
+    )
 
 
 def _units(signal: Tensor, axis: int, gradients: Mapping[int, Tensor]) -> Tensor:
     """The units of a signal of which some entry is reached and leads on."""
     on_path = (signal.detach().cpu() > 0) & _leads_on(signal, gradients)
-    return on_path.movedim(axis, 0).reshape(signal.shape[axis], -1).any(1)
+    by_unit = on_path.movedim(axis, 0)
+    return by_unit.reshape(len(by_unit), math.prod(by_unit.shape[1:])).any(1)
 
 
 def _last(outputs: Sequence[Tensor], uses: Sequence[Use]) -> dict[int, int]:

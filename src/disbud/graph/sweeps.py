@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from disbud.errors import DisbudError
-from disbud.graph.flow.running import buffers_in, linearised, ones_like_example
+from disbud.graph.flow.passing import counted, ones
 from disbud.graph.flow.sweeping import Decide, Sweep, Visit, sweeping_rule
-from disbud.isolation import Example, device_of, isolated, leaves
-from disbud.parameters import parameters
+from disbud.isolation import Example
 
 __all__ = ["Sweeps", "Visit"]
 
@@ -27,12 +26,7 @@ class Sweeps:
         self._model = model
         self._example = example
         self._names = list(names)
-        self._state = {
-            name: torch.ones_like(parameter, dtype=torch.float64)
-            if parameter.is_floating_point()
-            else parameter
-            for name, parameter in parameters(model).items()
-        }
+        self._state = ones(model, torch.float64)
         self._leading: dict[int, Tensor] = {}
         self._shared: frozenset[str] = frozenset()
         self.log10_paths = -math.inf
@@ -57,23 +51,12 @@ class Sweeps:
         `there` decides each layer when the pass reaches it, with what led on from it in the pass before; `back` when
         the derivative comes back to it, with what arrived there in this pass. Both give a mask, or None to leave it.
         """
-        device = device_of(self._model)
-        args, kwargs = ones_like_example(self._example, torch.float64, device)
         signals = Sweep(
             self._state, self._names, leading=self._leading, there=there, back=back, shared=self._shared
         )
-        for leaf in leaves((args, kwargs)):
-            if isinstance(leaf, Tensor):
-                signals.put(leaf)
-        buffers = list(buffers_in(self._model, torch.float64, positive=False))
-        with (
-            isolated(self._model, seed=0),
-            linearised(self._model, self._state, buffers, signals, rule_of=sweeping_rule),
-        ):
-            output = self._model(*args, **kwargs)
-            found = signals.outputs([leaf for leaf in leaves(output) if isinstance(leaf, Tensor)])
-            aligned, exponent = signals.align(found)
-            total = torch.stack([tensor.sum() for tensor in aligned]).sum() if aligned else torch.zeros(())
+        with counted(self._model, self._state, signals, self._example, rule_of=sweeping_rule) as outputs:
+            aligned, exponent = signals.align(outputs)
+            total = torch.stack([tensor.sum() for tensor in aligned]).sum()
             if not total.requires_grad:
                 raise DisbudError(
                     "no signal from the example reaches the model's outputs: its paths cannot be counted"

@@ -71,11 +71,11 @@ def prunable(
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(canonical(name))
-    found = [
-        Layer(name, tuple(parameter.shape), kinds[id(parameter)], tuple(names[id(parameter)][1:]))
-        for name, parameter in _in_order(model, example)
-        if id(parameter) in kinds
-    ]
+    found = []
+    for name, parameter in _in_order(model, example):
+        if id(parameter) in kinds:
+            kind, groups = kinds[id(parameter)]
+            found.append(Layer(name, tuple(parameter.shape), kind, tuple(names[id(parameter)][1:]), groups))
     every_name = [name for shared in names.values() for name in shared]
     wanted, unwanted = _predicate(include, every_name), _predicate(exclude, every_name)
     chosen = [
@@ -99,9 +99,9 @@ def _check_shapes_known(model: nn.Module) -> None:
         raise DisbudError(f"{lazy} has no shape yet: run the model once on an input before pruning it")
 
 
-def _kinds(model: nn.Module) -> dict[int, str]:
-    """The kind of each prunable parameter, by identity."""
-    kinds: dict[int, str] = {}
+def _kinds(model: nn.Module) -> dict[int, tuple[str, int]]:
+    """The kind of each prunable parameter and its groups, by identity."""
+    kinds: dict[int, tuple[str, int]] = {}
     computed: list[str] = []
     for name, module in model.named_modules():
         for key, kind in _weights_of(module).items():
@@ -109,7 +109,8 @@ def _kinds(model: nn.Module) -> dict[int, str]:
             if _is_computed(module, key):
                 computed.append(_full(name, key))
             elif parameter is not None and parameter.is_floating_point() and parameter.dim() >= 2:
-                kinds.setdefault(id(parameter), kind)
+                groups = module.groups if isinstance(module, _ConvNd) else 1
+                kinds.setdefault(id(parameter), (kind, groups))
     if kinds and computed:
         listed = f"{', '.join(computed[:3])}{', ...' if len(computed) > 3 else ''}"
         warnings.warn(f"{listed} cannot be pruned: {_COMPUTED}", stacklevel=3)
@@ -193,14 +194,14 @@ def _met_on_example(model: nn.Module, example: Example) -> list[Tensor]:
 
 
 def _of_its_type(model: nn.Module, example: Example) -> Example:
-    """The example in the type the model computes in, where all its parameters have one: only sizes matter."""
+    """A copy of the example, in the type of all the model's parameters where they have one: only sizes matter."""
     types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
-    if len(types) != 1:
-        return example
-    (dtype,) = types
 
     def fitted(leaf: object) -> object:
-        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+        if not isinstance(leaf, Tensor):
+            return leaf
+        dtype = next(iter(types)) if len(types) == 1 and leaf.is_floating_point() else leaf.dtype
+        return leaf.to(dtype, copy=True)
 
     return cast("Example", tree_map(fitted, example))
 

@@ -20,7 +20,8 @@ def cost(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Table:
     on: the network with its dead channels taken out. (Where branches are added up, a channel alive in one is there in
     the others, so a real network may keep somewhat more than `live` says.) Only layers that can be pruned are counted:
     convolutions, linear layers, the projections of attention. Positions that meet padding count like all others. The
-    first axis of the example is the batch, of which one row is taken; a shared layer costs as often as it is used.
+    first axis of the example is the batch, of which one row is taken where the model has one input; a shared layer
+    costs as often as it is used.
 
     >>> import disbud, torch
     >>> from disbud.measures import cost
@@ -67,5 +68,7 @@ def cost(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Table:
 def _live_weights(blocks: Tensor, reading: Reading) -> int:
     """The weights of a dense layer between the live inputs and outputs of this reading, group by group."""
     groups, taps = blocks.shape[0], blocks.shape[3]
-    inputs, outputs = (side.view(groups, -1).sum(1) for side in (reading.alive, reading.outputs))
+    inputs, outputs = (
+        side.view(groups, len(side) // groups).sum(1) for side in (reading.alive, reading.outputs)
+    )
     return taps * int((inputs * outputs).sum())

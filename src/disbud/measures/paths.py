@@ -22,8 +22,8 @@ def paths(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Table
     the identity, and all pooling sums. Attention mixes evenly: paths lead through its values; its queries and keys,
     like a sigmoid that multiplies a signal, carry none, and are effective where they can change what passes.
     The example gives the size of the input, on which the number of paths depends, and with it which taps of a kernel
-    meet only padding; its first axis is the batch, of which one row is taken. With no ticket the dense network is
-    measured.
+    meet only padding; its first axis is the batch, of which one row is taken where the model has one input. With no
+    ticket the dense network is measured.
 
     `dead_inputs` are units that no effective weight of the layer reads, `dead_outputs` units that none feeds. `nodes`
     counts the units of each signal that effective weights read, once for all layers that read it (so a residual block's

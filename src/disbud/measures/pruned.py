@@ -36,6 +36,11 @@ class Pruned:
         values = values.detach()
         return (values.reshape(-1) if mask is None else values[mask]).cpu().double()
 
+    def gradients(self, loss: Tensor) -> dict[str, Tensor]:
+        """dL/dw of each weight, zeros where the loss does not depend on it."""
+        found = torch.autograd.grad(loss, list(self.weights.values()), materialize_grads=True)
+        return dict(zip(self.weights, found, strict=True))
+
 
 @contextlib.contextmanager
 def pruned(
@@ -83,7 +88,7 @@ def hold_batch_statistics(model: nn.Module, inputs: Tensor) -> None:
     try:
         if handles:
             with torch.no_grad():
-                model(inputs)
+                model(inputs.clone())
     finally:
         for handle in handles:
             handle.remove()
@@ -109,8 +114,8 @@ def on_model(model: nn.Module, inputs: object) -> Tensor:
 
 
 def outputs_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The model's output on a batch, one row an example."""
-    output = model(inputs)
+    """The model's output on a batch, one row an example; a model that writes to its input is given a copy."""
+    output = model(inputs.clone())
     if not isinstance(output, Tensor) or not output.is_floating_point():
         raise DisbudError(
             f"the model should return one tensor of floating-point numbers, not a {type(output).__name__}"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from disbud.errors import DisbudError
 from disbud.graph import LAYER_FUNCTIONS
@@ -57,12 +58,13 @@ def signal(
     ((6.75,), 0.7071)
     """
     with pruned(model, ticket, seed=seed, batch_norm=batch_norm) as run:
-        batch = on_device(batch, device_of(run.model))
+        # A copy, since a model may write to what it is given.
+        batch = tree_map_only(Tensor, Tensor.clone, on_device(batch, device_of(run.model)))
         examples = _examples(batch)
         layers = {name: _Layer(examples) for name in run.weights}
         with _Watch(layers, run.weights):
             value = _loss(run, batch, loss)
-        gradients = None if value is None else _gradients(run, value)
+        gradients = None if value is None else run.gradients(value)
         rows = [{**_row(run, name, gradients), **layer.row()} for name, layer in layers.items()]
     return Table.of(
         [_ordered(row) for row in rows], _summary(rows, None if value is None else value.item(), examples)
@@ -174,18 +176,9 @@ def _loss(run: Pruned, batch: object, loss: Loss | None) -> Tensor | None:
     return value.reshape(())
 
 
-def _gradients(run: Pruned, loss: Tensor) -> dict[str, Tensor]:
-    """dL/dw of each weight, zeros where the loss does not depend on it."""
-    found = torch.autograd.grad(loss, list(run.weights.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(weight) if gradient is None else gradient
-        for (name, weight), gradient in zip(run.weights.items(), found, strict=True)
-    }
-
-
 def _cross_entropy(model: nn.Module, batch: object) -> Tensor:
     labels = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
-    if not isinstance(labels, Tensor) or labels.is_floating_point():
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
         raise DisbudError(
             "a batch that is no (x, y) pair with class labels needs a loss: loss=lambda model, batch: ..., which "
             "returns the mean loss of the batch; a tensor of inputs alone gives the forward measures"
@@ -193,7 +186,14 @@ def _cross_entropy(model: nn.Module, batch: object) -> Tensor:
     output = model(batch[0])  # type: ignore[index]
     if not isinstance(output, Tensor):
         raise DisbudError(f"the model returns a {type(output).__name__}; give loss=lambda model, batch: ...")
-    return functional.cross_entropy(output, labels)
+    fits = output.dim() > 1 and output.shape[:1] + output.shape[2:] == labels.shape
+    if not fits or bool(((labels < 0) | (labels >= output.shape[1])).any()):
+        values = f" from {int(labels.min())} to {int(labels.max())}" if labels.numel() else ""
+        raise DisbudError(
+            f"labels of shape {tuple(labels.shape)}{values} do not fit an output of shape {tuple(output.shape)}; for "
+            "another kind of loss give loss=lambda model, batch: ..."
+        )
+    return functional.cross_entropy(output, labels.long())
 
 
 def _examples(batch: object) -> int:

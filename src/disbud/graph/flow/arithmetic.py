@@ -8,7 +8,8 @@ value. Nothing is subtracted. Division by something made of the signal is a norm
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from disbud.graph.flow.signals import Function, Signals, Value, tensors_in
 
 Rule = Callable[..., object]
+Values = TypeVar("Values")
 
 
 def inherit(signals: Signals, func: Callable[..., object], *args: object, **kwargs: object) -> object:
@@ -29,6 +31,45 @@ def inherit(signals: Signals, func: Callable[..., object], *args: object, **kwar
     return output
 
 
+def whole(
+    signals: Signals, rule: Rule, func: Callable[..., object], *args: object, **kwargs: object
+) -> object:
+    """A function of whole numbers that were put in: token ids, masks, or images as bytes.
+
+    What is looked up with them is where a signal begins. Where they become floating point themselves, they are
+    numbers as any that are put in, ones, and the rule is that of a signal; masks stay what they are.
+    """
+    output = func(*args, **kwargs)
+    if func is functional.one_hot:  # rows of the unit matrix are looked up
+        assert isinstance(output, Tensor)
+        return signals.begin(output.to(signals.dtype))
+    read = list(tensors_in((args, kwargs)))
+    made = list(tensors_in((output,)))
+    converts = func in _CONVERTING or not any(value.is_floating_point() for value in read)
+    if converts and any(value.is_floating_point() for value in made):
+        numbers = {
+            id(value): signals.begin(torch.ones_like(value, dtype=signals.dtype))
+            for value in read
+            if value in signals and value.dtype != torch.bool
+        }
+        if numbers:
+            return rule(signals, func, *replaced(args, numbers), **replaced(kwargs, numbers))
+    begun: dict[int, Tensor] = {}
+    for value in made:
+        in_place = any(value is one for one in read)  # and stays the tensor that it was
+        if in_place or not value.is_floating_point():
+            signals.put(value)
+        else:
+            begun[id(value)] = signals.begin(value.to(signals.dtype))
+    return replaced(output, begun)
+
+
+def replaced(values: Values, replacement: Mapping[int, Tensor]) -> Values:
+    """Arguments or results, with other tensors in the place of some, by identity."""
+    found: Values = tree_map(lambda leaf: replacement.get(id(leaf), leaf), values)
+    return found
+
+
 def at_one_exponent(
     signals: Signals, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> tuple[tuple[object, ...], dict[str, object], int]:
@@ -37,7 +78,7 @@ def at_one_exponent(
     aligned, exponent = signals.align(found)
     if any(new is not old for new, old in zip(aligned, found, strict=True)):
         replacement = {id(old): new for new, old in zip(aligned, found, strict=True)}
-        args, kwargs = tree_map(lambda leaf: replacement.get(id(leaf), leaf), (args, kwargs))
+        args, kwargs = replaced((args, kwargs), replacement)
     return args, kwargs, exponent
 
 
@@ -81,9 +122,17 @@ def glu(signals: Signals, func: Function, input: Tensor, dim: int = -1) -> Tenso
 
 
 def recurrent(signals: Signals, func: Callable[..., object], *args: object) -> object:
-    """LSTM, GRU and RNN run as they are, with absolute weights."""
-    positive = tree_map(lambda leaf: signals.factor(leaf) if isinstance(leaf, Tensor) else leaf, args)
-    return inherit(signals, func, *positive)
+    """LSTM, GRU and RNN run as they are, with absolute weights; of floating point, only their biases are vectors."""
+
+    def positive(leaf: object) -> object:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+            return leaf
+        if leaf.dim() > 1:
+            return signals.factor(leaf)
+        bias = signals.bias(leaf, signals.exponent(args[0]))
+        return torch.zeros_like(leaf) if bias is None else bias
+
+    return inherit(signals, func, *tree_map(positive, args))
 
 
 # Layers with weights
@@ -213,8 +262,7 @@ def fill(signals: Signals, func: Function, input: Tensor, mask: Tensor, value: V
 
 
 def assign(signals: Signals, func: Function, target: Tensor, index: object, value: Value) -> None:
-    """target[index] = value."""
-    signals.put(target, signals.exponent(target))
+    """target[index] = value; a target that is no signal holds nothing yet."""
     if isinstance(value, Tensor) and value.is_floating_point() and target.dtype != value.dtype:
         target.data = target.data.to(value.dtype)  # made in torch's own default type
     (scaled, value), exponent = signals.terms([target, value])
@@ -243,3 +291,11 @@ def homes(names: str) -> Iterator[object]:
         for home in (torch, Tensor, functional, torch._C._nn, torch.special, torch.linalg):
             if hasattr(home, name):
                 yield getattr(home, name)
+
+
+_CONVERTING = frozenset(
+    homes(
+        "to type type_as float double half bfloat16 mul multiply __mul__ __rmul__ div divide true_divide __truediv__ "
+        "__rtruediv__ __rdiv__ add sub subtract rsub __add__ __radd__ __sub__ __rsub__"
+    )
+)

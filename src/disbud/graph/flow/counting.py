@@ -7,22 +7,19 @@ gate and steers it as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._pytree import tree_map
 
 from disbud.errors import DisbudError
 from disbud.graph.flow import arithmetic, mixing, pooling
-from disbud.graph.flow.arithmetic import Rule, homes, in_place
+from disbud.graph.flow.arithmetic import Rule, homes, in_place, replaced
 from disbud.graph.flow.counts import DETACHING, Counts
 from disbud.graph.flow.rules import TABLE
 from disbud.graph.flow.signals import Function, Signals, Value, passes, tensors_in
-
-Values = TypeVar("Values")
 
 
 def counting(signals: Signals) -> Counts:
@@ -54,7 +51,7 @@ def inherit(signals: Signals, func: Callable[..., object], *args: object, **kwar
             counts.put_condition(value)
     if numbers and all(counts.is_gate(value) for value in found):
         links = {id(value): counts.links(value) for value in found}
-        through = func(*_replaced(args, links), **_replaced(kwargs, links))
+        through = func(*replaced(args, links), **replaced(kwargs, links))
         same = [value for value in tensors_in((through,)) if value.is_floating_point()]
         for value, link in zip(numbers, same, strict=True):
             counts.put_gate(value, link)
@@ -74,18 +71,13 @@ def _check_moves_or_adds(
     present = {id(value) for value in tensors_in((args, kwargs))}
     doubled = {id(value): 2 * value for value in found if id(value) in present}
     with torch.no_grad():
-        twice = func(*_replaced(args, doubled), **_replaced(kwargs, doubled))
+        twice = func(*replaced(args, doubled), **replaced(kwargs, doubled))
     again = [value for value in tensors_in((twice,)) if value.is_floating_point()]
     if doubled and not all(torch.equal(two, 2 * one) for one, two in zip(made, again, strict=True)):
         raise DisbudError(
             f"paths are not defined through {getattr(func, '__name__', func)}, which neither moves its input nor adds "
             "it up, and is no activation, layer, pooling or normalisation that disbud knows"
         )
-
-
-def _replaced(values: Values, replacement: Mapping[int, Tensor]) -> Values:
-    replaced: Values = tree_map(lambda leaf: replacement.get(id(leaf), leaf), values)
-    return replaced
 
 
 def layer(
@@ -120,7 +112,7 @@ def times(signals: Signals, func: Function, input: Value, other: Value) -> Tenso
         return _gated(counts, other, input) if counts.is_gate(input) else counts.joined(input, other)
     signal, constant = (input, other) if input in signals else (other, input)
     assert isinstance(signal, Tensor)
-    scale = 1.0 if counts.is_condition(constant) else _whether(counts, constant)
+    scale = _whether(counts, constant)
     output = signals.settle(torch.mul(signal, scale), signals.exponent(signal) + signals.exponent(constant))
     if counts.is_gate(signal):
         counts.put_gate(output, counts.links(signal) * scale)
@@ -145,7 +137,7 @@ def product(signals: Signals, func: Function, *args: object, **kwargs: object) -
     gates = [value for value in found if counts.is_gate(value)]
     if gates and len(gates) < len(found):
         opened = {id(value): counts.opened(value) for value in gates}
-        args, kwargs = _replaced(args, opened), _replaced(kwargs, opened)
+        args, kwargs = replaced(args, opened), replaced(kwargs, opened)
     return arithmetic.product(signals, func, *args, **kwargs)
 
 
@@ -180,10 +172,18 @@ def plus(signals: Signals, func: Function, input: Value, other: Value, *, alpha:
 
 
 def choose(signals: Signals, func: Function, condition: Tensor, input: Value, other: Value) -> Tensor:
-    """where(condition, input, other); what signals decide can come from either side."""
-    if counting(signals).is_condition(condition):
-        return arithmetic.plus(signals, func, input, other)
-    return arithmetic.choose(signals, func, condition, input, other)
+    """where(condition, input, other); what signals decide can come from either side, and a constant is no signal."""
+    if not counting(signals).is_condition(condition):
+        return arithmetic.choose(signals, func, condition, input, other)
+    sides = [cast(Tensor, side) for side in (input, other) if side in signals]
+    found = arithmetic.plus(signals, func, *sides) if len(sides) == 2 else sides[0]
+    shape = torch.broadcast_shapes(*(x.shape for x in (condition, input, other) if isinstance(x, Tensor)))
+    return found if found.shape == shape else inherit(signals, torch.broadcast_to, found, shape)  # type: ignore[return-value]
+
+
+def fill(signals: Signals, func: Function, input: Tensor, mask: Tensor, value: Value) -> Tensor:
+    """input.masked_fill(mask, value)."""
+    return choose(signals, func, mask, value, input)
 
 
 def between(signals: Signals, func: Function, input: Tensor, end: Tensor, weight: Value) -> Tensor:
@@ -320,6 +320,7 @@ _RULES: dict[str, Rule] = {
     "mean nanmean amax amin logsumexp": pooling.summed,
     "softmax": softmax,
     "where": choose,
+    "masked_fill": fill,
     "lerp": between,
     "diff": differences,
     "scaled_dot_product_attention": attention,
@@ -337,6 +338,7 @@ _IN_PLACE: dict[str, Callable[..., Tensor]] = {
     "mul_ multiply_ __imul__": times,
     "div_ divide_ true_divide_ __itruediv__ __idiv__": over,
     "add_ sub_ subtract_ __iadd__ __isub__": plus,
+    "masked_fill_": fill,
 }
 
 

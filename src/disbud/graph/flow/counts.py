@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from disbud.errors import DisbudError
+from disbud.graph.flow.arithmetic import blank
+from disbud.graph.flow.rules import linear_rule
 from disbud.graph.flow.signals import Signals, tensors_in
 from disbud.graph.flow.survivors import Survivors
 
@@ -45,10 +47,15 @@ class Counts(Signals):
     def factor(self, value: Tensor) -> Tensor:
         """What multiplies: a signal or a mask as it is, any other constant by whether it is zero."""
         known = value in self or id(value) in self._magnitudes
-        return super().factor(value) if known else _indicator(value)
+        if known:
+            return super().factor(value)
+        return torch.ones_like(value, dtype=self.dtype) if self.is_condition(value) else _indicator(value)
 
     def constant(self, func: Callable[..., object], *args: object, **kwargs: object) -> object:
-        """As it is; a weight stays a weight also where the model takes it out of the graph."""
+        """As it is; a weight stays a weight also where the model takes it out of the graph.
+
+        What is made of comparisons of signals stands for either outcome as they do.
+        """
         if func in DETACHING:
             return args[0]
         if func in _SUBTRACTING and any(value.requires_grad for value in tensors_in(args)):
@@ -56,7 +63,11 @@ class Counts(Signals):
                 "the model subtracts something from its weights before it uses them (weight standardisation?), so a "
                 "weight removed is no edge removed, and paths are not defined"
             )
-        return func(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if linear_rule(func) is not blank and any(map(self.is_condition, tensors_in((args, kwargs)))):
+            for value in tensors_in((output,)):
+                self.put_condition(value)
+        return output
 
     def put_gate(self, tensor: Tensor, links: Tensor) -> Tensor:
         """Note a signal that steers another when multiplied with it, and the links that are there without it."""
@@ -109,7 +120,26 @@ class Use:
     output: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
-class Reach(Counts):
+class Rooted(Counts):
+    """Signals whose derivatives end at `roots`: the input, or what whole numbers look up."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__(state)
+        self.roots: list[Tensor] = []
+
+    def put(self, tensor: Tensor, exponent: int = 0) -> Tensor:
+        """Note a signal; one that comes from nothing else that was noted is a root."""
+        if tensor.is_floating_point() and not tensor.requires_grad:
+            self.roots.append(tensor.requires_grad_())
+        return super().put(tensor, exponent)
+
+    def begin(self, tensor: Tensor) -> Tensor:
+        """Note a root; the model is handed a copy, since autograd lets nobody write over what derivatives end at."""
+        root = self.put(tensor)
+        return self.put(root.clone()) if root.requires_grad else root
+
+
+class Reach(Rooted):
     """Signals whose entries are 1 where any path comes from the input, and derivatives 1 where any leads on."""
 
     def __init__(self, state: Mapping[str, Tensor], layers: Iterable[str]) -> None:
@@ -117,7 +147,6 @@ class Reach(Counts):
         self.uses: list[Use] = []
         self._layer_of = {id(state[name]): name for name in layers}
         self._reading: Use | None = None
-        self._noting = True
 
     def settle(self, tensor: Tensor, exponent: int) -> Tensor:
         """Note a signal by whether anything reaches each entry."""
@@ -134,22 +163,21 @@ class Reach(Counts):
             weight._base if weight._base is not None else weight
         )  # a slice or transpose belongs to the same layer
         name = self._layer_of.get(id(weight), self._layer_of.get(id(base)))
-        if name is None or not self._noting:
+        if name is None:
             return input
         copy = self.put(saturated(input))
-        if not copy.requires_grad:
-            copy.requires_grad_()
         axis = -1 if weight.dim() == 2 else 1 - weight.dim()
         self._reading = Use(name, input, copy, axis, weight.numel())
         return copy
 
     def gives(self, output: Tensor) -> Tensor:
-        """Note the output of the use that was just begun."""
-        if self._reading is not None:
-            self._reading.output = output
-            self.uses.append(self._reading)
-            self._reading = None
-        return output
+        """Note the output of the use that was just begun; the model is handed a copy, which it may write over."""
+        if self._reading is None:
+            return output
+        self._reading.output = output
+        self.uses.append(self._reading)
+        self._reading = None
+        return self.put(output.clone())
 
     def joined(self, a: Tensor, b: Tensor) -> Tensor:
         """Alive where both are."""
@@ -158,10 +186,6 @@ class Reach(Counts):
     def opened(self, gate: Tensor) -> Tensor:
         """Links, and where the gate is alive too, the outcome depends on it."""
         return self.put(self.links(gate) * (1 + gate.clamp(min=0)))
-
-    def close(self) -> None:
-        """Note no more uses: what runs from here on is forward computed again for its derivative."""
-        self._noting = False
 
 
 def saturated(tensor: Tensor) -> Tensor:

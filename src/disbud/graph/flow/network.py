@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from disbud.errors import DisbudError
-from disbud.graph.flow.running import Inputs, buffers_in, linearised
+from disbud.graph.flow.running import Inputs, buffers_in, given, linearised
 from disbud.graph.flow.signals import Signals
 from disbud.graph.flow.survivors import Survivors
 from disbud.isolation import leaves
@@ -54,12 +54,8 @@ class Network:
         """theta * dR/dtheta at the positions kept (None: all), R the sum of all outputs, up to one power of two."""
         survivors = Survivors(self.theta, positions)
         signals = Signals(self._state.values(), survivors, keep_biases=self._keep_biases)
-        for leaf in leaves(self._inputs):
-            if isinstance(leaf, Tensor):
-                signals.put(leaf)
-        args, kwargs = self._inputs
+        args, kwargs = given(signals, self._inputs)
         with linearised(self._model, self._state, self._buffers, signals):
-            # The derivative belongs inside: activation checkpointing computes forward once more for it.
             return survivors.scores(total(signals, self._model(*args, **kwargs)))
 
 

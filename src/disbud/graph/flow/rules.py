@@ -20,7 +20,7 @@ _RULES: dict[str, Rule] = {
     " ".join(f"{name} {name}_" for name in _BOUNDED.split()): arithmetic.identity,
     "relu relu_": arithmetic.relu,
     "glu": arithmetic.glu,
-    "lstm gru rnn_tanh rnn_relu": arithmetic.recurrent,
+    "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell": arithmetic.recurrent,
     "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d": arithmetic.layer,
     "bilinear": arithmetic.bilinear,
     "matmul __matmul__ mm bmm mv dot vdot inner outer ger": arithmetic.product,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from disbud.graph.flow.arithmetic import Rule, inherit
+from disbud.graph.flow.arithmetic import Rule, whole
 from disbud.graph.flow.rules import linear_rule
 from disbud.graph.flow.signals import Signals, tensors_in
 from disbud.isolation import Example, leaves, standing_in
@@ -30,7 +30,12 @@ def linearised(
     rule_of: Callable[[object], Rule] = linear_rule,
 ) -> Iterator[None]:
     """Within the block the model computes with this state and these buffers, by the rules of the linearised network."""
-    with standing_in(model, state), _replaced(buffers), _Linearised(signals, rule_of):
+    with (
+        standing_in(model, state),
+        _replaced(buffers),
+        torch._C._DisableAutocast(),
+        _Linearised(signals, rule_of),
+    ):
         yield
 
 
@@ -54,16 +59,17 @@ class _Linearised(TorchFunctionMode):
             func is torch._C._set_grad_enabled
         ):  # a backbone that the model keeps from being trained is passed as well
             return None
-        found = [value for value in tensors_in((args, kwargs)) if value in self.signals]
-        if any(value.is_floating_point() for value in found):
-            return self.rule_of(func)(self.signals, func, *args, **kwargs)
-        if found:  # token ids and masks that were put in: what is looked up with them is a signal
-            return inherit(self.signals, func, *args, **kwargs)
-        output = self.signals.constant(func, *args, **kwargs)
-        for value in tensors_in((output,)):
-            if value.requires_grad:
-                self.signals.put_constant(value)
-        return output
+        with torch._C._DisableAutocast():  # which the model itself may have turned on
+            found = [value for value in tensors_in((args, kwargs)) if value in self.signals]
+            if any(value.is_floating_point() for value in found):
+                return self.rule_of(func)(self.signals, func, *args, **kwargs)
+            if found:
+                return whole(self.signals, self.rule_of(func), func, *args, **kwargs)
+            output = self.signals.constant(func, *args, **kwargs)
+            for value in tensors_in((output,)):
+                if value.requires_grad:
+                    self.signals.put_constant(value)
+            return output
 
 
 def buffers_in(model: nn.Module, dtype: torch.dtype, *, positive: bool) -> Iterator[StandIn]:
@@ -90,10 +96,10 @@ def _replaced(buffers: Sequence[StandIn]) -> Iterator[None]:
 def ones_like_example(example: Example, dtype: torch.dtype, device: torch.device | None) -> Inputs:
     """The example's positional and named inputs, with ones for its numbers; whole numbers stay.
 
-    Of rows, images and volumes one is taken. The first of three axes may be the batch or a sequence, and stays.
+    Of rows, images and volumes one is taken, where the model has no other input whose sizes would have to fit. The
+    first of three axes may be the batch or a sequence, and stays.
     """
-    found = [leaf for leaf in leaves(example) if isinstance(leaf, Tensor)]
-    alone = all(leaf.is_floating_point() for leaf in found)  # else the batch is that of the token ids
+    alone = sum(isinstance(leaf, Tensor) for leaf in leaves(example)) == 1
 
     def ones(leaf: object) -> object:
         if not isinstance(leaf, Tensor):
@@ -107,3 +113,14 @@ def ones_like_example(example: Example, dtype: torch.dtype, device: torch.device
         return (), {name: tree_map(ones, value) for name, value in example.items()}
     inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
     return tuple(tree_map(ones, value) for value in inputs), {}
+
+
+def given(signals: Signals, inputs: Inputs) -> Inputs:
+    """The inputs as signals, in copies that the model may write over."""
+    handed: Inputs = tree_map(
+        lambda leaf: signals.begin(leaf.clone()) if isinstance(leaf, Tensor) else leaf, inputs
+    )
+    for leaf in leaves(handed):  # those in containers that torch does not open
+        if isinstance(leaf, Tensor) and leaf not in signals:
+            signals.put(leaf)
+    return handed

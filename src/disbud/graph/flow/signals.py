@@ -34,6 +34,9 @@ class Signals:
         self.keep_biases = keep_biases
         self.survivors = survivors
         self._magnitudes = {id(tensor): tensor for tensor in magnitudes}
+        self.dtype = next(
+            (t.dtype for t in self._magnitudes.values() if t.is_floating_point()), torch.get_default_dtype()
+        )
         self._constants: dict[int, Tensor] = {}
         self._exponents: dict[int, tuple[Tensor, int]] = {}
         self._softmaxes: dict[int, tuple[Tensor, Tensor]] = {}
@@ -49,6 +52,10 @@ class Signals:
         """Note a signal as it is."""
         self._exponents[id(tensor)] = (tensor, exponent)
         return tensor
+
+    def begin(self, tensor: Tensor) -> Tensor:
+        """Note a signal that comes from no other; gives what the model is to compute with, and may write over."""
+        return self.put(tensor)
 
     def constant(self, func: Callable[..., object], *args: object, **kwargs: object) -> object:
         """What a function makes of constants and weights alone."""

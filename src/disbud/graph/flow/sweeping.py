@@ -15,7 +15,7 @@ from torch import Tensor
 from disbud.graph.flow import counting
 from disbud.graph.flow.arithmetic import Rule, homes
 from disbud.graph.flow.counting import counting_rule
-from disbud.graph.flow.counts import Counts
+from disbud.graph.flow.counts import Rooted
 from disbud.graph.flow.signals import Function, Signals
 
 Operation = Callable[[Tensor, Tensor], Tensor]
@@ -38,7 +38,7 @@ class Visit:
 Decide = Callable[[Visit], Tensor | None]
 
 
-class Sweep(Counts):
+class Sweep(Rooted):
     """Counts of paths; masks are decided where a layer reads, or where what leads on from it comes back."""
 
     def __init__(
@@ -54,7 +54,6 @@ class Sweep(Counts):
         super().__init__(state)
         self.met: list[str] = []  # the layer of each reading, in order
         self.led: dict[int, Tensor] = {}  # what leads on from each reading, by its place in that order
-        self.roots: list[Tensor] = []  # where derivatives end: the input, or what whole numbers look up
         self.operation: Operation | None = None
         self._weights = {name: state[name] for name in layers}
         self._name_of = {id(weight): name for name, weight in self._weights.items()}
@@ -62,12 +61,6 @@ class Sweep(Counts):
         self._there, self._back = there, back
         self._shared = shared
         self._last: tuple[int, str, Tensor] | None = None
-
-    def put(self, tensor: Tensor, exponent: int = 0) -> Tensor:
-        """Note a signal; one that comes from nothing else that was noted is a root."""
-        if tensor.is_floating_point() and not tensor.requires_grad:
-            self.roots.append(tensor.requires_grad_())
-        return super().put(tensor, exponent)
 
     def convolved(self, input: Tensor, weight: Tensor, *args: object, **kwargs: object) -> Tensor:
         """conv2d at every position: the mask may still change on the way back."""
@@ -80,6 +73,8 @@ class Sweep(Counts):
         self._last = None
         if name is None:
             return input
+        if weight is not self._weights[name]:
+            self.operation = None  # of a part of the weight, and of no use for the rest
         place = len(self.met)
         first = name not in self.met
         self.met.append(name)
