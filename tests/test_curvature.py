@@ -94,6 +94,19 @@ def test_what_is_out_of_the_ordinary_is_left_to_torch(name: str) -> None:
     assert torch.equal(found, expected)
 
 
+def test_one_number_a_channel_is_torchs_to_refuse() -> None:
+    norm = torch.nn.BatchNorm1d(3).double().requires_grad_(False)
+    for rows in (1, 2):
+        x = values(rows, 3)
+        with (
+            TwiceDifferentiable(),
+            pytest.raises(ValueError, match="more than 1 value per channel")
+            if rows == 1
+            else contextlib.nullcontext(),
+        ):
+            assert names_of(norm(x)) == "_BatchNormBackward"
+
+
 @pytest.mark.parametrize("name", ["batch-norm", "residual", "grouped", "conv1d", "conv3d"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_scores_are_those_of_torchs_own_derivatives(

@@ -63,6 +63,45 @@ def test_a_test_folder_is_the_test_set(tmp_path: Path, test: str) -> None:
     assert np.array_equal(dataset.test.images[1].numpy(), pixels(51).transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize(
+    ("train", "test"), [("Train", "Test"), ("TRAINING", "testing"), ("training", "Valid"), ("train", "VAL")]
+)
+def test_the_folders_of_the_splits_may_be_called_as_is_usual(tmp_path: Path, train: str, test: str) -> None:
+    fill(tmp_path / "photos" / train, count=3)
+    fill(tmp_path / "photos" / test, count=2, seed=50)
+    dataset = load(f"folder:{tmp_path / 'photos'},size=12", cache=tmp_path / "cache")
+    assert dataset.class_names == ("cat", "dog")
+    assert (len(dataset.train), len(dataset.test)) == (6, 4)
+
+
+def test_the_test_images_are_taken_before_those_for_validation(tmp_path: Path) -> None:
+    for at, name in enumerate(("Val", "train", "Test")):
+        fill(tmp_path / "photos" / name, count=at + 1)
+    dataset = load(f"folder:{tmp_path / 'photos'},size=12", cache=tmp_path / "cache")
+    assert (len(dataset.train), len(dataset.test)) == (4, 6)
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
+    fill(tmp_path / "photos", classes=("Train", "car", "plane"))
+    dataset = load(f"folder:{tmp_path / 'photos'},size=12", cache=tmp_path / "cache")
+    assert dataset.class_names == ("Train", "car", "plane")
+
+
+@pytest.mark.parametrize("names", [("Test", "validation"), ("test", "train")])
+def test_splits_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Without a training split, or with images that lie in it under no class."""
+    fill(tmp_path / "photos", classes=names)
+    with pytest.raises(DisbudError, match=f"{names[0]} and {names[1]} are names of splits, .*train/CLASS"):
+        load(f"folder:{tmp_path / 'photos'},size=12", cache=tmp_path / "cache")
+
+
+def test_two_folders_that_could_be_the_training_split_are_refused(tmp_path: Path) -> None:
+    for name in ("train", "training"):
+        fill(tmp_path / "photos" / name)
+    with pytest.raises(DisbudError, match="train and training could both be the training split"):
+        load(f"folder:{tmp_path / 'photos'},size=12", cache=tmp_path / "cache")
+
+
 def test_images_are_decoded_once_and_again_when_a_file_changes(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

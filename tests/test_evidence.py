@@ -168,6 +168,22 @@ def test_a_one_shot_iterator_shows_every_round_the_same(per_class: int | None) -
     assert whole.origin.evidence == once.origin.evidence
 
 
+def test_a_method_that_stops_reading_sees_the_same_in_every_round() -> None:
+    network = NETWORKS["linear"]
+    batches = [network.batch(7, seed, dtype=torch.float32) for seed in range(6)]
+
+    def prune(source: Iterable[object]) -> disbud.Ticket:
+        return disbud.prune(
+            network.build(), "prospr", sparsity=0.5, rounds=2, batches=source, examples_per_class=None
+        )
+
+    whole = prune(batches)  # four of them: three steps, and the loss after those
+    for count in (4, 6):
+        once = prune(iter(batches[:count]))
+        assert once == whole
+        assert once.origin.evidence == whole.origin.evidence
+
+
 def test_an_iterator_is_not_kept_longer_than_it_serves() -> None:
     assert read(iter(cut([0, 1], 1)), None)._kept is None
     assert len(read(iter(cut([0, 1], 1)), None, rounds=2)._kept or []) == 2
@@ -363,4 +379,6 @@ def test_batches_move_to_the_model() -> None:
         moved = on_device(nested, meta)
         assert type(moved) is type(nested)
         assert all(leaf.is_meta for leaf in leaves(moved) if isinstance(leaf, Tensor))
-        assert on_device(nested, None) is nested
+        left = on_device(nested, None)
+        assert type(left) is type(nested)
+        assert all(one is other for one, other in zip(leaves(left), leaves(nested), strict=True))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import disbud
 from disbud.errors import DisbudError
 from disbud.graph import log10_paths, reach
+from disbud.methods.dpai import _weights
 from disbud.seeds import generator
 from method_inputs import Masks, asked
 from networks import NETWORKS
@@ -154,6 +155,23 @@ def test_dpai_finds_more_paths_than_chance_and_alpha_more_units(name: str) -> No
     assert found[1.0][1] >= found[0.0][1]
 
 
+def test_dpai_looks_for_dead_units_in_each_group_of_a_transposed_convolution() -> None:
+    (layer,) = disbud.prunable(nn.ConvTranspose2d(6, 4, 2, groups=2))
+    draws = torch.Generator().manual_seed(0)
+    through = (
+        torch.rand(layer.shape, generator=draws) * (torch.rand(layer.shape, generator=draws) < 0.15)
+    ).double()
+    through[:3, 1] = 0  # an output of the first group; that of the second group in the same column is alive
+    through[3:, 1, 0, 0] = 1
+    alpha, beta = 0.6, 0.25
+    found = _weights(layer, through, alpha, beta)
+    for i, o, *tap in np.ndindex(*layer.shape):
+        group = slice(0, 3) if i < 3 else slice(3, 6)
+        dead_unit, dead_kernel = not through[group, o].any(), not through[i, o].any()
+        share = (1 - alpha) + alpha * ((1 - beta) * dead_unit + beta * dead_kernel)
+        assert float(found[i, o, tap[0], tap[1]]) == pytest.approx(share)
+
+
 # PreCrop
 
 
@@ -214,6 +232,9 @@ def test_what_precrop_cannot_do_it_says() -> None:
 
 @pytest.mark.parametrize("name", ["dropout", "batch-norm", "transformer"])
 @pytest.mark.parametrize("method", NEWER)
+@pytest.mark.filterwarnings(
+    "ignore:px. all scores of round 1 are zero"
+)  # by these running means nothing passes
 def test_the_model_and_the_random_streams_stay_as_they_were(method: str, name: str) -> None:
     network = NETWORKS[name]
     model, more = lived_in(network), asked(method, network)

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import disbud
 from disbud.seeds import generator
 from method_inputs import Masks, asked
-from networks import NETWORKS
+from networks import NETWORKS, Network
 from test_methods import assert_scores_equal, dense, half, scoring_copy, weights_of
 
 torch.set_num_threads(1)
@@ -46,7 +46,25 @@ def moved_distance(model: nn.Module, m: Masks, theta: Masks, d: Masks, x: Tensor
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", FLOATS)
 def test_ntk_sap_against_finite_differences(name: str, *, masked: bool) -> None:
-    network, draws, samples = NETWORKS[name], 2, 7
+    ntk_sap_agrees_with_finite_differences(NETWORKS[name], masked=masked)
+
+
+def test_ntk_sap_counts_the_inputs_of_a_group_in_a_transposed_convolution() -> None:
+    def grouped() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 2), nn.ReLU(), nn.ConvTranspose2d(6, 6, 2, groups=3), nn.Flatten()
+        )
+
+    network = Network(grouped, torch.zeros(1, 3, 4, 4), 3)
+    assert disbud.prunable(network.build())[1].shape == (6, 2, 2, 2)
+    fans = {"0.weight": 3 * 4, "2.weight": 2 * 4}  # each output reads two channels of its group
+    ntk_sap_agrees_with_finite_differences(network, masked=False, fans=fans)
+
+
+def ntk_sap_agrees_with_finite_differences(
+    network: Network, *, masked: bool, fans: dict[str, int] | None = None
+) -> None:
+    draws, samples = 2, 7
     model = network.build().double()
     masks = half(model) if masked else dense(model)
     found = disbud.scores(
@@ -64,7 +82,7 @@ def test_ntk_sap_against_finite_differences(name: str, *, masked: bool) -> None:
         theta = {n: normal(f"{n} drawn", draw, w.shape) for n, w in weights_of(model).items()}
         d = {n: normal(f"{n} moved", draw, w.shape) for n, w in theta.items()}
         for n, layer in layers.items():
-            theta[n] *= math.sqrt(2 / (layer.n_in * math.prod(layer.kernel)))
+            theta[n] *= math.sqrt(2 / (fans[n] if fans else layer.n_in * math.prod(layer.kernel)))
         x = normal("input 0", draw, torch.Size([samples, *network.example.shape[1:]]))
         training = copy.deepcopy(model)
         with torch.no_grad():

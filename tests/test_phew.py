@@ -198,3 +198,75 @@ def test_fewer_weights_than_a_path_needs() -> None:
         warnings.simplefilter("error")
         ticket = disbud.prune(model, "phew", sparsity=1 - 3 / 136, example=torch.zeros(1, 6))
     assert paths(model, ticket, example=torch.zeros(1, 6)).effective_parameters == 3
+
+
+def test_weights_of_zero_throughout_are_said_to_be_the_reason() -> None:
+    model = NETWORKS["without-biases"].build()
+    last = list(parameters(model))[-1]
+    with torch.no_grad():
+        parameters(model)[last].zero_()
+    with pytest.warns(
+        UserWarning, match=rf"walks take no weight of zero, and those of {last} are all zero"
+    ) as caught:
+        ticket = disbud.prune(model, "phew", sparsity=0.3, example=torch.zeros(1, 6))
+    assert "fewer than a path needs" not in str(caught[0].message)
+    assert ticket.kept == kept_count(0.3, ticket.total)
+
+
+class Packed(nn.Module):
+    """Three linear layers held in one weight, each read by its rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.packed, self.last = nn.Linear(6, 8), nn.Linear(8, 24, bias=False), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        q, k, v = (torch.nn.functional.linear(h, self.packed.weight[8 * i : 8 * i + 8]) for i in range(3))
+        return self.last(torch.relu(q) + torch.relu(k) + torch.relu(v))  # type: ignore[no-any-return]
+
+
+class Apart(Packed):
+    """The same, each in a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        parts = self.packed.weight.detach().split(8)
+        self.parts = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in parts)
+        for layer, weight in zip(self.parts, parts, strict=True):
+            layer.weight = nn.Parameter(weight.clone())
+        del self.packed
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        return self.last(sum(torch.relu(part(h)) for part in self.parts))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_walks_through_rows_of_a_weight_are_those_through_layers_of_their_own(backward: bool) -> None:
+    taken = []
+    for kind in (Packed, Apart):
+        torch.manual_seed(0)
+        walks, layers = walks_of(kind(), torch.zeros(1, 6))
+        rng = np.random.default_rng(0)
+        found = counts_by_layer((walks.backward if backward else walks.forward)(4000, rng), layers)
+        taken.append(
+            [found["first.weight"], torch.cat([found[n] for n in found if "pa" in n]), found["last.weight"]]
+        )
+    assert all(torch.equal(one, other) for one, other in zip(*taken, strict=True))
+    torch.manual_seed(0)
+    ticket = disbud.prune(Packed(), "phew", sparsity=0.6, example=torch.zeros(1, 6))
+    assert ticket.kept == kept_count(0.6, ticket.total)
+
+
+def test_a_reading_that_walks_cannot_tell_is_an_error() -> None:
+    class Upwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.up = nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.conv_transpose2d(self.first(x)[:, :4], self.up.weight[:4])
+
+    with pytest.raises(DisbudError, match=r"up.weight"):
+        disbud.prune(Upwards(), "phew", sparsity=0.5, example=torch.zeros(1, 3, 4, 4))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import disbud
 from disbud import interventions
@@ -214,7 +216,10 @@ def test_whole_channels_are_left_as_they_were_ranked() -> None:
 
 
 def test_a_budget_too_small_for_a_path_is_said() -> None:
-    with pytest.warns(UserWarning, match="no path leads from the model's input to its output"):
+    with (
+        pytest.warns(UserWarning, match="poise: all scores of round 2 are zero"),
+        pytest.warns(UserWarning, match="no path leads from the model's input to its output"),
+    ):
         ticket = disbud.prune(plain(), "poise", sparsity=0.99, batches=[(X, Y)])
     assert ticket.kept == round(0.01 * ticket.total)
 
@@ -233,3 +238,98 @@ def test_a_budget_too_small_for_a_path_is_said() -> None:
 def test_what_makes_no_sense_is_an_error(odd: dict[str, object], words: str) -> None:
     with pytest.raises(DisbudError, match=words):
         disbud.prune(plain(), "poise", **{"sparsity": 0.5, "batches": [(X, Y)], **odd})  # type: ignore[arg-type]
+
+
+# How a loss calls the model
+
+
+class Called(nn.Module):
+    """A plain network that takes its input in one of many ways, and a factor by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = plain()
+
+
+class ByWord(Called):
+    def forward(self, x: Tensor, **more: float) -> Tensor:
+        return self.net(x) * more["scale"]  # type: ignore[no-any-return]
+
+
+class Starred(Called):
+    def forward(self, *inputs: Tensor, scale: float) -> Tensor:
+        return self.net(inputs[0]) * scale  # type: ignore[no-any-return]
+
+
+class First(Called):
+    def forward(self, x: Tensor, /, scale: float, *, power: int = 1) -> Tensor:
+        return self.net(x) * scale**power  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", [ByWord, Starred, First])
+def test_inputs_by_position_and_by_name_at_once(kind: type[nn.Module]) -> None:
+    def loss(model: nn.Module, batch: object) -> Tensor:
+        x, y = batch  # type: ignore[misc]
+        return functional.cross_entropy(model(x, scale=2.0), y)
+
+    model = kind()
+    before = dict(model._forward_pre_hooks)
+    found = disbud.prune(model, "poise", sparsity=0.6, batches=[(X, Y)], loss=loss)
+    assert dict(model._forward_pre_hooks) == before
+    given = disbud.prune(plain(), "poise", sparsity=0.6, batches=[(X, Y)])
+    assert [m.tolist() for m in found.masks.values()] == [m.tolist() for m in given.masks.values()]
+
+
+class Scored(Called):
+    """As language models do: given labels, it returns its loss too."""
+
+    def forward(
+        self, x: Tensor, weight: Tensor | None = None, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        logits = self.net(x if weight is None else x * weight)
+        return (
+            {"logits": logits}
+            if labels is None
+            else {"loss": functional.cross_entropy(logits, labels), "logits": logits}
+        )
+
+
+class Insisting(Called):
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.net(x)
+        return {"loss": functional.cross_entropy(logits, labels), "logits": logits}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, x, y: m(x=x, weight=torch.tensor(2.0), labels=y)["loss"],
+        lambda m, x, y: m(x, torch.tensor(2.0), y)["loss"],
+        lambda m, x, y: m(x, labels=y, weight=torch.tensor(2.0))["loss"],
+    ],
+)
+def test_labels_that_only_make_a_loss_are_left_out(
+    call: Callable[[nn.Module, Tensor, Tensor], Tensor],
+) -> None:
+    batches = [{"x": X, "labels": Y}]
+    found = disbud.prune(
+        Scored(),
+        "poise",
+        sparsity=0.6,
+        batches=batches,
+        loss=lambda m, b: call(m, b["x"], b["labels"]),  # type: ignore[index]
+    )
+    plainly = disbud.prune(
+        Scored(), "poise", sparsity=0.6, batches=batches,
+        loss=lambda m, b: functional.cross_entropy(m(b["x"], torch.tensor(2.0))["logits"], b["labels"]),  # type: ignore[index]
+    )  # fmt: skip
+    assert found == plainly
+
+
+def test_a_model_that_must_compute_its_loss_is_told_what_to_do() -> None:
+    def loss(model: nn.Module, batch: object) -> Tensor:
+        return model(**batch)["loss"]  # type: ignore[arg-type,no-any-return]
+
+    said = r"the model computes its loss itself \(cross_entropy\).*let it return logits"
+    with pytest.raises(DisbudError, match=said):
+        disbud.prune(Insisting(), "poise", sparsity=0.6, batches=[{"x": X, "labels": Y}], loss=loss)

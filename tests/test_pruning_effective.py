@@ -121,3 +121,48 @@ def test_a_trial_says_it_in_its_method() -> None:
     counted = Trial("lenet-300-100", "digits", "digits", "random-uniform:count=effective", 0.98)
     tickets = [ticket_of(trial, network(trial, data), data) for trial in (plain, counted)]
     assert tickets[1].kept > tickets[0].kept
+
+
+def test_the_search_starts_at_the_count_that_is_kept_without_it() -> None:
+    # 250 * (1 - 0.318) is 170.5: in binary it rounds to 170, in decimal, as everywhere, to 171. All are on paths.
+    model = nn.Linear(25, 10)
+    for count in ("kept", "effective"):
+        ticket = disbud.prune(model, "random", sparsity=0.318, count=count, example=torch.zeros(1, 25))
+        assert ticket.kept == 171
+
+
+class Branched(nn.Module):
+    """A residual branch whose layer may be left empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(4, 64), nn.Linear(64, 64), nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        return self.o(x + torch.relu(self.b(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("wanted", [100, 300, 480])
+def test_a_layer_that_is_to_stay_empty_bounds_the_search(wanted: int) -> None:
+    densities = {"a.weight": 0.5, "b.weight": 0.0, "o.weight": 0.5}
+    torch.manual_seed(0)
+    model, example = Branched(), torch.zeros(1, 4)
+    more = {"densities": densities, "count": "effective", "example": example}
+    ticket = disbud.prune(model, "random", sparsity=1 - wanted / 4608, **more)  # type: ignore[arg-type]
+    a, o = ticket.masks["a.weight"], ticket.masks["o.weight"]
+    assert not ticket.masks["b.weight"].any()
+    on_paths = int((a & o.any(0)[:, None]).sum() + (o & a.any(1)[None]).sum())
+    assert wanted <= ticket.kept <= 512
+    assert abs(on_paths - wanted) <= 0.05 * wanted
+    with pytest.raises(
+        DisbudError, match="cannot keep 513 weights: it reaches 512 at most"
+    ):  # as without paths
+        disbud.prune(model, "random", sparsity=1 - 513 / 4608, **more)  # type: ignore[arg-type]
+
+
+def test_two_of_four_have_one_sparsity() -> None:
+    with pytest.raises(DisbudError, match=r"granularity='2:4' has one sparsity.*leave out count='effective'"):
+        disbud.prune(
+            lenet(), "magnitude", sparsity=0.5, granularity="2:4", count="effective", example=EXAMPLE
+        )

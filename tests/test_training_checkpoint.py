@@ -280,8 +280,8 @@ def test_foreign_and_hostile_files_are_refused_without_running_them(
     torch.save([1, 2], path)
     refused("this is not a checkpoint of disbud")
     torch.save({**good, "disbud.checkpoint": 99}, path)
-    refused("disbud.checkpoint: version 99 cannot be read, only 1")
-    for key in ("identity", "model", "optimizer", "position"):
+    refused("disbud.checkpoint: version 99 cannot be read, only 2")
+    for key in ("identity", "behaviour", "by kernels", "model", "extra state", "optimizer", "position"):
         torch.save({name: value for name, value in good.items() if name != key}, path)
         refused(f"{key}: the field is missing")
     for position in (3, {}, {**good["position"], "step": -1}, {**good["position"], "losses": [1.0]}):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         sanity,
         study,
         theory,
+        training,
     )
     from disbud.acceleration.accelerate import accelerate
     from disbud.acceleration.accelerated import Accelerated
@@ -67,7 +68,7 @@ _HOMES = {
 }
 _PACKAGES = (
     "acceleration", "claims", "compaction", "data", "diagnosis", "export", "interventions", "measures", "models",
-    "report", "reproductions", "robust", "sanity", "study", "theory",
+    "report", "reproductions", "robust", "sanity", "study", "theory", "training",
 )  # fmt: skip
 
 __all__ = [
@@ -108,6 +109,7 @@ __all__ = [
     "study",
     "theory",
     "train",
+    "training",
 ]
 
 

@@ -14,6 +14,13 @@ from disbud.errors import TicketError
 
 T = TypeVar("T")
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+# The interventions on a ticket's masks and weights. Their seed is of what they draw, not of the model's weights.
+_CHANGES = frozenset(
+    {
+        "shuffle", "shuffle-rows", "shuffle-columns", "shuffle-degrees", "shuffle-kernels", "shuffle-global", "like",
+        "effective", "reinit", "permute-values", "sign-only", "rescale",
+    }
+)  # fmt: skip
 
 
 def package_version() -> str:
@@ -45,6 +52,23 @@ class Origin:
     fingerprint: str | None = None
     parents: tuple[Origin, ...] = ()
     version: str = field(default_factory=package_version)
+
+    def model_seed(self) -> int | None:
+        """The seed of the weights the ticket is for: of the pruning, whatever was done to its masks afterwards.
+
+        None where nothing says it, as for masks of one's own. Of tickets that were combined the first that has one
+        counts.
+
+        >>> import disbud, torch
+        >>> ticket = disbud.prune(torch.nn.Linear(8, 4), "magnitude", sparsity=0.5, seed=3)
+        >>> shuffled = disbud.interventions.on_mask(ticket, "shuffle", seed=7)
+        >>> shuffled.origin.seed, shuffled.origin.model_seed(), (~ticket).origin.model_seed()
+        (7, 3, 3)
+        """
+        if self.seed is not None and self.method not in _CHANGES:
+            return self.seed
+        of_parents = (parent.model_seed() for parent in self.parents)
+        return next((seed for seed in of_parents if seed is not None), None)
 
     def to_json(self) -> dict[str, Json]:
         """The origin as plain JSON values."""

@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from disbud.errors import DisbudError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 def derive(seed: int, purpose: str, *more: int | str) -> int:
@@ -27,7 +28,39 @@ def generator(seed: int, purpose: str, *more: int | str) -> torch.Generator:
     """A CPU generator for one purpose: the same numbers on every device, since draws are made on the CPU."""
     import torch
 
-    return torch.Generator().manual_seed(derive(seed, purpose, *more))
+    return torch.Generator("cpu").manual_seed(derive(seed, purpose, *more))
+
+
+# Draws are float32 on the CPU whatever torch's default dtype and device are, which are the caller's own: in bfloat16
+# there would be ties, in float64 other numbers for the same seed.
+
+
+def uniform(shape: Sequence[int], stream: torch.Generator) -> Tensor:
+    """U(0, 1)."""
+    import torch
+
+    return torch.rand(tuple(shape), generator=stream, dtype=torch.float32, device="cpu")
+
+
+def normal(shape: Sequence[int], stream: torch.Generator) -> Tensor:
+    """N(0, 1)."""
+    import torch
+
+    return torch.randn(tuple(shape), generator=stream, dtype=torch.float32, device="cpu")
+
+
+def whole(bound: int, shape: Sequence[int], stream: torch.Generator) -> Tensor:
+    """Whole numbers from 0 to below the bound, each as likely."""
+    import torch
+
+    return torch.randint(bound, tuple(shape), generator=stream, dtype=torch.int64, device="cpu")
+
+
+def order(count: int, stream: torch.Generator) -> Tensor:
+    """A random order of 0 to count - 1."""
+    import torch
+
+    return torch.randperm(count, generator=stream, dtype=torch.int64, device="cpu")
 
 
 @contextlib.contextmanager

@@ -117,7 +117,7 @@ def _note_other_starts(entrants: Sequence[Entrant], seeds: Sequence[int]) -> Non
     """A ticket of one seed, trained from the weights of another, is not what it was made to be."""
     for entrant in entrants:
         ticket = entrant.ticket
-        made_at = None if ticket is None or ticket.start is not None else ticket.origin.seed
+        made_at = None if ticket is None or ticket.start is not None else ticket.origin.model_seed()
         if made_at is not None and any(seed != made_at for seed in seeds):
             show.note(
                 f"{entrant.name} was made at seed {made_at}; at other seeds it meets other starting weights"

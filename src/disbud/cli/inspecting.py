@@ -154,21 +154,12 @@ def _part(value: int, whole: int) -> str:
 
 @dataclass(frozen=True)
 class _Shown:
-    """A model to show a ticket with, one input where its shape is known, and the weights that were asked for."""
+    """A model to show a ticket with, one input where its shape is known, and what it is, in words."""
 
-    name: str
     module: nn.Module
     example: Tensor | None
     seed: int
-    weights: str | None
-
-    def on_its_weights(self, ticket: Ticket) -> str:
-        """Load the weights the ticket starts from, where no others were asked for; what the page shows, in words."""
-        weights = self.weights or f"drawn by seed {self.seed}"
-        if self.weights is None and ticket.start is not None:
-            ticket.start_(self.module)
-            weights = "that the ticket starts from"
-        return f"{self.name}, weights {weights}"
+    words: str
 
 
 def _model_of(
@@ -179,20 +170,19 @@ def _model_of(
     classes: int | None,
     shape: tuple[int, ...] | None,
 ) -> _Shown:
-    """The model with the weights asked for, else with those of the seed that the ticket was made with."""
+    """The model with the weights asked for, else with those that the ticket starts from or was made at."""
     from disbud.cli.networks import network
 
-    origin = ticket.origin
-    while (
-        origin.parents
-    ):  # an intervention has a seed of its own; the model's is that of the ticket it began with
-        origin = origin.parents[0]
-    drawn_by = (origin.seed or 0) if seed is None else seed
     net = network(model, classes=classes, input_shape=shape)
-    built = net.build(drawn_by, weights)
-    ticket.check(built)
-    source = None if seed is None else f"drawn by seed {seed}"
-    return _Shown(model, built, net.example(), drawn_by, source if weights is None else f"of {weights}")
+    built = net.build_for(ticket, seed=seed, weights=weights)
+    drawn_by = (ticket.origin.model_seed() or 0) if seed is None else seed
+    if weights is not None:
+        source = f"of {weights}"
+    elif seed is None and ticket.start is not None:
+        source = "that the ticket starts from"
+    else:
+        source = f"drawn by seed {drawn_by}"
+    return _Shown(built, net.example(), drawn_by, f"{model}, weights {source}")
 
 
 def _write_page(ticket: Ticket, file: Path, shown: _Shown | None, how: HowToShow) -> None:
@@ -200,7 +190,6 @@ def _write_page(ticket: Ticket, file: Path, shown: _Shown | None, how: HowToShow
     from disbud.cli.tickets import is_file
     from disbud.ticket import Ticket
 
-    words = None if shown is None else shown.on_its_weights(ticket)
     against: Ticket | str | None = how.against
     if how.against is not None and is_file(how.against):
         against = Ticket.load(how.against)
@@ -213,6 +202,6 @@ def _write_page(ticket: Ticket, file: Path, shown: _Shown | None, how: HowToShow
         zeros=how.zeros or "out",
         seed=0 if shown is None else shown.seed,
         title=file.name.removesuffix(".safetensors").removesuffix(".ticket"),
-        about_model=words,
+        about_model=None if shown is None else shown.words,
     )
     page.save(how.html or "")

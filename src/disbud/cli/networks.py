@@ -46,7 +46,7 @@ class Network:
 
     def build_for(self, ticket: Ticket, *, seed: int | None, weights: Path | None) -> nn.Module:
         """The network that a ticket is put on: weights of the file or the seed given, else those it starts from."""
-        model = self.build((ticket.origin.seed or 0) if seed is None else seed, weights)
+        model = self.build((ticket.origin.model_seed() or 0) if seed is None else seed, weights)
         ticket.check(model)
         if weights is None and seed is None:
             ticket.start_(model)

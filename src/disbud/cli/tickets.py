@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,25 +11,19 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.text import Text
 
-from disbud.catalogue import check_settings, find, parse
 from disbud.cli import show
 from disbud.errors import DisbudError, unknown_name
-from disbud.methods.catalogue import CATALOGUE, Method
 
 if TYPE_CHECKING:
     from torch import nn
 
     from disbud.cli.networks import Network
     from disbud.measures import Table
+    from disbud.methods.catalogue import Method
     from disbud.origin import Json, Origin
     from disbud.ticket import LayerRow, Ticket
     from disbud.training.recipes import Recipe
 
-# What `prune` is told by the command itself, so that it cannot be a setting of the method as well.
-_TAKEN = (
-    "model", "method", "sparsity", "batches", "example", "loss", "seed", "data", "recipe", "train", "checkpoint",
-    "progress", "settings",
-)  # fmt: skip
 _BAR = 16
 
 
@@ -93,36 +86,15 @@ class Pruning:
 
 def pruning_of(text: str, more: Mapping[str, object] | None = None) -> Pruning:
     """Read METHOD or METHOD:key=value,...; the settings in `more` win."""
-    spec = parse(text)
-    method = find("method", spec.name, CATALOGUE)
-    if spec.argument is not None:
-        raise DisbudError(f"{text!r}: {spec.argument!r} should read key=value, as in {spec.name}:rounds=1")
-    settings: dict[str, object] = {**spec.settings, **(more or {})}
+    from disbud.pruning.asked import asked
+
+    method, settings = asked(text, more)
     densities = settings.get("densities")
-    known = _known_settings(method, densities or method.densities)
-    check_settings(f"method {method.name!r}", settings, dict.fromkeys(known))
     if isinstance(densities, str):
         settings["densities"] = _densities(densities)
     if method.densities == "like" and densities is None:
         raise DisbudError(f"{method.name} takes the densities of another ticket: give --densities FILE")
     return Pruning(method, settings)
-
-
-def _known_settings(method: Method, densities: object) -> list[str]:
-    """What `prune` takes besides what the command gives it: its own keywords, the method's, and the density rule's."""
-    from disbud.pruning import prune
-    from disbud.selection import RULES
-
-    functions: list[Callable[..., object]] = [prune]
-    if isinstance(densities, str) and densities in RULES:
-        functions.append(RULES[densities])
-    keywords = [
-        name
-        for function in functions
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in _TAKEN
-    ]
-    return [*method.settings, *keywords]
 
 
 def _densities(text: str) -> str | Ticket:

@@ -48,7 +48,7 @@ def train(
     use_threads(common.threads)
     kept = _load(ticket)
     if seed is None:
-        seed = kept.origin.seed or 0 if kept is not None else 0
+        seed = (kept.origin.model_seed() if kept is not None else None) or 0
     dataset = load_data(data)
     built = network(model, dataset=dataset).build(seed, weights)
     if kept is not None:
@@ -93,7 +93,7 @@ def _load(path: Path | None) -> Ticket | None:
 
 
 def _note_other_start(ticket: Ticket, seed: int, weights: Path | None) -> None:
-    made_at = ticket.origin.seed
+    made_at = ticket.origin.model_seed()
     if ticket.start is None and weights is None and made_at is not None and made_at != seed:
         show.note(
             f"the ticket was made at seed {made_at}; with --seed {seed} it meets other starting weights"

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from disbud.errors import DisbudError, unknown_name
+from disbud.seeds import uniform, whole
 
 POLICIES = ("none", "flip", "crop-flip")
 
@@ -15,8 +16,8 @@ def augment(images: Tensor, policy: str, *, generator: torch.Generator, padding:
     """A batch [N, C, H, W] of any type, its images mirrored or not and cropped after zeros are put around.
 
     `none` gives the batch back, `flip` mirrors half of it, `crop-flip` also shifts each image by up to
-    `padding` pixels (an eighth of its side when not given, so 4 at 32 pixels, as in He 2016). The same
-    generator state gives the same result on every device; draws are made on the CPU.
+    `padding` pixels (when not given an eighth of its height and of its width, so 4 at 32 pixels, as in He
+    2016). The same generator state gives the same result on every device; draws are made on the CPU.
 
     >>> import disbud.data, torch
     >>> batch = torch.arange(2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
@@ -31,18 +32,19 @@ def augment(images: Tensor, policy: str, *, generator: torch.Generator, padding:
     if padding is not None and padding < 0:
         raise DisbudError(f"padding={padding}: an image is padded by 0 pixels or more")
     if policy == "crop-flip":
-        images = _crop(images, max(1, images.shape[-1] // 8) if padding is None else padding, generator)
+        images = _crop(images, padding, generator)
     if policy in ("flip", "crop-flip"):
-        mirrored = torch.rand(len(images), generator=generator) < 0.5
+        mirrored = uniform((len(images),), generator) < 0.5
         images = torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(-1), images)
     return images
 
 
-def _crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+def _crop(images: Tensor, padding: int | None, generator: torch.Generator) -> Tensor:
     count, _, height, width = images.shape
-    padded = functional.pad(images, (padding,) * 4)
+    above, beside = (max(1, side // 8) if padding is None else padding for side in (height, width))
+    padded = functional.pad(images, (beside, beside, above, above))
     every_crop = padded.unfold(2, height, 1).unfold(
         3, width, 1
     )  # a view: [N, C, down, across, height, width]
-    down, across = torch.randint(2 * padding + 1, (2, count), generator=generator).to(images.device)
+    down, across = (whole(2 * most + 1, (count,), generator).to(images.device) for most in (above, beside))
     return every_crop[torch.arange(count, device=images.device), :, down, across]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from disbud.errors import DisbudError, unknown_name
-from disbud.seeds import generator
+from disbud.seeds import generator, order
 
 _CHUNK = 512  # images read at once, where a data set may be a file larger than memory
 
@@ -201,12 +201,12 @@ class Batches:
         return -(-len(self._split) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        count = len(self._split)
-        seed = self._seed
-        order = (
-            torch.arange(count) if seed is None else torch.randperm(count, generator=generator(seed, "order"))
-        )
-        for indices in order.to(self._split.labels.device).split(self._batch_size):
+        count, device = len(self._split), self._split.labels.device
+        if self._seed is None:
+            chosen = torch.arange(count, device=device)
+        else:
+            chosen = order(count, generator(self._seed, "order")).to(device)
+        for indices in chosen.split(self._batch_size):
             batch = self._split.select(indices)
             yield self._dataset.normalise(batch.images), batch.labels
 
@@ -221,11 +221,11 @@ def stratified(labels: Tensor, fraction: float, draws: torch.Generator) -> tuple
             f"a fraction of {fraction} cannot be split off; give a number between 0 and 1, such as 0.1"
         )
     labels = labels.cpu()
-    drawn = torch.zeros(len(labels), dtype=torch.bool)
+    drawn = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().flatten()
         count = min(max(1, math.floor(fraction * len(members) + 0.5)), len(members) - 1)
-        drawn[members[torch.randperm(len(members), generator=draws)[:count]]] = True
+        drawn[members[order(len(members), draws)[:count]]] = True
     if not drawn.any():
         raise DisbudError(
             f"{len(labels)} examples, one a class, cannot be split; two of a class are the least"

@@ -18,7 +18,9 @@ from disbud.errors import DisbudError
 Classes: TypeAlias = Mapping[str, Sequence[Path]]  # image files by class name
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"})
-_TESTS = ("test", "val", "validation", "valid")
+# The usual names of a split's folder, in capitals or not; of several test sets the first is taken.
+_TRAINS = ("train", "training")
+_TESTS = ("test", "testing", "val", "validation", "valid")
 
 
 def folder(request: Request, *, size: object, channels: object, test_fraction: object) -> Dataset:
@@ -55,15 +57,40 @@ def folder(request: Request, *, size: object, channels: object, test_fraction: o
 def _splits(root: Path) -> dict[str, Classes]:
     if not root.is_dir():
         raise DisbudError(f"there is no folder {root}; folder:PATH needs PATH/CLASS/*.png")
-    if not (root / "train").is_dir():
-        return {"train": _classes(root)}
-    tests = [root / name for name in _TESTS if (root / name).is_dir()]
-    return {"train": _classes(root / "train"), **({"test": _classes(tests[0])} if tests else {})}
+    trains, tests = _called(root, _TRAINS), _called(root, _TESTS)
+    if len(trains) > 1:
+        raise DisbudError(
+            f"{root}: {trains[0].name} and {trains[1].name} could both be the training split; rename one"
+        )
+    if trains:
+        return {"train": _classes(trains[0]), **({"test": _classes(tests[0])} if tests else {})}
+    classes = _classes(root)
+    if all(name.lower() in (*_TRAINS, *_TESTS) for name in classes):
+        raise DisbudError(
+            f"{root}: {' and '.join(classes)} are names of splits, not of classes; put images as "
+            f"{root}/train/CLASS/*.png and {root}/test/CLASS/*.png"
+        )
+    return {"train": classes}
+
+
+def _called(root: Path, names: Sequence[str]) -> list[Path]:
+    """The folders of those names that hold folders of classes, the first name first.
+
+    A folder of images alone is a class, whatever its name.
+    """
+    folders = _folders(root)
+    return [
+        folder for name in names for folder in folders if folder.name.lower() == name and _folders(folder)
+    ]
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _classes(root: Path) -> Classes:
     found: dict[str, Sequence[Path]] = {}
-    for place in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    for place in _folders(root):
         files = sorted(
             path for path in place.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
         )

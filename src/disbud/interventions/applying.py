@@ -63,9 +63,10 @@ def on_weights(
 ) -> tuple[dict[str, Tensor], Ticket]:
     """Other weights under the same mask: a new state, and the ticket with the intervention in its origin.
 
-    `state` is the model's state dict; tensors that do not change are handed on, those that do are new. The ticket's
-    `start`, if it had one, is dropped: from now on the state says where training starts. `model`, `init` and `factory`
-    are for `reinit`, whose function explains them.
+    `state` is the model's state dict; tensors that do not change are handed on, those that do are new, under all their
+    names: `model` says which those are, and without it entries of equal values are taken for one. The ticket's `start`,
+    if it had one, is dropped: from now on the state says where training starts. `init` and `factory` are for `reinit`,
+    whose function explains them and what it does with `model`.
 
     >>> import disbud, torch
     >>> model = torch.nn.Linear(30, 20)
@@ -76,6 +77,9 @@ def on_weights(
     >>> torch.equal(state["weight"], model.weight), torch.equal(state["bias"], model.bias)
     (False, True)
     """
+    from torch import nn
+
+    from disbud.interventions.states import shared_again
     from disbud.ticket import Ticket
 
     given: dict[str, object] = {**settings, **({} if init is None else {"init": init})}
@@ -84,6 +88,7 @@ def on_weights(
     _check_kind("ticket", ticket, Ticket)
     if entry.name == "reinit":
         resolved |= {"model": model, "factory": factory}
+    state = shared_again(state, ticket, model if isinstance(model, nn.Module) else None)
     return cast("tuple[dict[str, Tensor], Ticket]", entry.load()(state, ticket, seed, **resolved))
 
 
@@ -111,6 +116,10 @@ def on_data(
 
 def _resolved(text: str, acts_on: str, given: Mapping[str, object]) -> tuple[Intervention, dict[str, object]]:
     """The intervention that the text names, and its settings: the defaults, then the text's, then the keywords'."""
+    if not isinstance(text, str):
+        raise DisbudError(
+            f"an intervention is named by a text, such as 'shuffle' or 'reinit:init=kaiming-normal', not {text!r}"
+        )
     spec = parse(text)
     entry = find("intervention", spec.name, CATALOGUE)
     if entry.acts_on != acts_on:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from disbud.errors import DisbudError, unknown_name
 from disbud.interventions.orders import random_orders
-from disbud.seeds import generator
+from disbud.seeds import generator, normal, order, whole
 
 _CHUNK = 1 << 24  # values whose order is drawn in one go
 
@@ -25,11 +25,11 @@ def random_labels(x: Tensor, y: Tensor, seed: int, *, labels: str = "permuted") 
     _check_labels("random-labels", y)
     stream = generator(seed, "intervention", "random-labels")
     if labels == "permuted":
-        return x, y[torch.randperm(len(y), generator=stream).to(y.device)]
+        return x, y[order(len(y), stream).to(y.device)]
     if labels != "drawn":
         raise unknown_name("way to make random labels, labels=", labels, ("permuted", "drawn"))
     classes = y.unique()
-    return x, classes[torch.randint(len(classes), (len(y),), generator=stream).to(y.device)]
+    return x, classes[whole(len(classes), (len(y),), stream).to(y.device)]
 
 
 def permuted_pixels(x: Tensor, y: Tensor, seed: int, *, channels: str = "together") -> tuple[Tensor, Tensor]:
@@ -68,11 +68,11 @@ def half_data(x: Tensor, y: Tensor, seed: int, *, fraction: float = 0.5) -> tupl
         raise DisbudError(
             f"half-data: fraction is the part to keep, a number between 0 and 1, not {fraction!r}"
         )
-    order = torch.randperm(len(y), generator=generator(seed, "intervention", "half-data"))
-    shuffled = y.cpu()[order]
+    places = order(len(y), generator(seed, "intervention", "half-data"))
+    shuffled = y.cpu()[places]
     chosen = []
     for label in shuffled.unique():
-        of_class = order[shuffled == label]
+        of_class = places[shuffled == label]
         count = math.floor(Fraction(repr(float(fraction))) * len(of_class) + Fraction(1, 2))
         chosen.append(of_class[: max(1, count)])
     kept = torch.cat(chosen).sort().values.to(y.device)
@@ -93,7 +93,7 @@ def noise(x: Tensor, y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     images = x.flatten(2) if x.dim() > 2 else x.reshape(len(x), 1, -1)
     values = images.transpose(0, 1).flatten(1).double()
     mean, std = values.mean(1), values.std(1, correction=0)
-    drawn = torch.randn(images.shape, generator=generator(seed, "intervention", "noise")).to(x.device)
+    drawn = normal(images.shape, generator(seed, "intervention", "noise")).to(x.device)
     gaussian = drawn * std.view(-1, 1).to(drawn) + mean.view(-1, 1).to(drawn)
     return gaussian.view(x.shape).to(x.dtype), y
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from disbud.errors import DisbudError
 from disbud.interventions.layout import layouts, to_json
 from disbud.interventions.outcome import rearranged
-from disbud.seeds import generator
+from disbud.seeds import generator, whole
 from disbud.ticket import Ticket
 
 Whole = NDArray[np.int64]
@@ -72,7 +72,7 @@ def _shuffled(graphs: Tensor, rounds: int, stream: torch.Generator) -> Tensor:
     for _ in range(rounds if len(edges.graph) else 0):
         edges = _traded(edges, count, outputs, inputs, stream).turned()
         edges = _traded(edges, count, inputs, outputs, stream).turned()
-    shuffled = torch.full((graphs.numel(),), dense)
+    shuffled = torch.full((graphs.numel(),), dense, device="cpu")
     shuffled[torch.from_numpy((edges.graph * outputs + edges.end) * inputs + edges.other)] = not dense
     return shuffled.view(graphs.shape)
 
@@ -86,7 +86,7 @@ def _traded(edges: _Edges, graphs: int, ends: int, others: int, stream: torch.Ge
     unit = edges.graph * ends + edges.end
     degrees = np.bincount(unit, minlength=graphs * ends)
     idle = torch.from_numpy((degrees == 0) | (degrees == others)).view(graphs, ends)
-    drawn = torch.rand(graphs, ends, generator=stream, dtype=torch.float64)
+    drawn = torch.rand(graphs, ends, generator=stream, dtype=torch.float64, device="cpu")
     places = drawn.add_(idle).argsort(1).numpy()
     pairs = (ends + 1) // 2
     place_of = np.empty_like(places)
@@ -112,7 +112,7 @@ def _dealt(packed: Whole, bits: int, pairs: int, stream: torch.Generator) -> Who
     pot = np.bincount(pair, minlength=pairs)
     to_first = pot - np.bincount(pair, weights=packed & 1, minlength=pairs).astype(np.int64)
     spare = 62 - bits - pairs.bit_length()
-    drawn = torch.randint(1 << spare, (len(packed),), generator=stream).numpy()
+    drawn = whole(1 << spare, (len(packed),), stream).numpy()
     order = (pair << spare | drawn) << bits | packed >> 1 & (1 << bits) - 1
     order.sort()
     # The pairs are in the same order as before, so `pair` still names them.

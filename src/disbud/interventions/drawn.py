@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from disbud.interventions.outcome import rearranged
-from disbud.seeds import generator
+from disbud.seeds import generator, uniform
 from disbud.selection import keep_highest
 from disbud.ticket import Ticket
 
@@ -28,6 +27,6 @@ def shuffle_global(ticket: Ticket, seed: int) -> Ticket:
 
 def _scores(ticket: Ticket, seed: int, name: str) -> dict[str, Tensor]:
     return {
-        layer: torch.rand(mask.shape, generator=generator(seed, "intervention", name, layer))
+        layer: uniform(mask.shape, generator(seed, "intervention", name, layer))
         for layer, mask in ticket.masks.items()
     }

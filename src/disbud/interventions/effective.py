@@ -11,7 +11,7 @@ from disbud.errors import DisbudError
 from disbud.graph import effective
 from disbud.interventions.outcome import replaced
 from disbud.isolation import Example
-from disbud.seeds import generator
+from disbud.seeds import generator, order
 from disbud.ticket import Ticket
 
 _ROUNDS = 200  # of draws; each leaves out what again lies on no path
@@ -72,5 +72,6 @@ def _refilled(kept: Ticket, wanted: dict[str, int], on_path: Callable[[Ticket], 
 def _some_of(room: Tensor, count: int, stream: torch.Generator) -> Tensor:
     """So many positions of those with room, at random."""
     positions = room.reshape(-1).nonzero().view(-1)
-    chosen = positions[torch.randperm(len(positions), generator=stream)[:count]]
-    return torch.zeros(room.numel(), dtype=torch.bool).index_fill_(0, chosen, True).view(room.shape)
+    chosen = positions[order(len(positions), stream)[:count]]
+    none = torch.zeros(room.numel(), dtype=torch.bool, device="cpu")
+    return none.index_fill_(0, chosen, True).view(room.shape)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from disbud.interventions.layout import Layout
+from disbud.seeds import normal
 
 Initialiser = Callable[[Tensor, Layout, torch.Generator], Tensor]
 
@@ -35,7 +36,7 @@ def xavier_uniform(mask: Tensor, layout: Layout, stream: torch.Generator) -> Ten
 def orthogonal(mask: Tensor, layout: Layout, stream: torch.Generator) -> Tensor:
     """Orthonormal rows or columns, whichever are fewer, one row an output unit, in each group (Saxe et al. 2014)."""
     blocks = [
-        nn.init.orthogonal_(torch.empty(block.shape), generator=stream).unsqueeze(0)
+        nn.init.orthogonal_(_empty(block.shape), generator=stream).unsqueeze(0)
         for block in layout.split(mask)
     ]
     return layout.join(torch.cat(blocks), tuple(mask.shape))
@@ -49,14 +50,18 @@ def sparse_kaiming(mask: Tensor, layout: Layout, stream: torch.Generator) -> Ten
     blocks = layout.split(mask)
     left = blocks.sum((2, 3), keepdim=True)
     fan_in = torch.where(left > 0, left, blocks.shape[2] * blocks.shape[3])
-    drawn = torch.randn(blocks.shape, generator=stream) * (2 / fan_in).sqrt()
+    drawn = normal(blocks.shape, stream) * (2 / fan_in.float()).sqrt()
     return layout.join(drawn, tuple(mask.shape))
 
 
 def _drawn(mask: Tensor, layout: Layout, draw: Callable[[Tensor], Tensor]) -> Tensor:
     """Let torch draw on output x input x tap, which is how it reads the fans; a group counts only its own inputs."""
     blocks = layout.split(mask)
-    return layout.join(draw(torch.empty(blocks.flatten(0, 1).shape)).view(blocks.shape), tuple(mask.shape))
+    return layout.join(draw(_empty(blocks.flatten(0, 1).shape)).view(blocks.shape), tuple(mask.shape))
+
+
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
 
 
 INITIALISERS: dict[str, Initialiser] = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from disbud.seeds import whole
+
 
 def random_orders(count: int, size: int, stream: torch.Generator) -> Tensor:
     """So many random orders of 0 to size - 1, one a row.
@@ -13,7 +15,7 @@ def random_orders(count: int, size: int, stream: torch.Generator) -> Tensor:
     faster than torch sorts with indices.
     """
     bits = max(1, (size - 1).bit_length())
-    keys = torch.randint(1 << (62 - bits), (count, size), generator=stream).bitwise_left_shift_(bits)
-    keys.bitwise_or_(torch.arange(size))
+    keys = whole(1 << (62 - bits), (count, size), stream).bitwise_left_shift_(bits)
+    keys.bitwise_or_(torch.arange(size, device="cpu"))
     keys.numpy().sort(axis=1)
     return keys.bitwise_and_((1 << bits) - 1)

@@ -96,7 +96,7 @@ def _named(ticket: Ticket, seed: int, init: str, model: nn.Module | None) -> dic
     return {
         name: INITIALISERS[init](mask, found.get(name, PLAIN), generator(seed, *_STREAM, init, name))
         if mask.numel()
-        else torch.empty(mask.shape)
+        else torch.empty(mask.shape, dtype=torch.float32, device="cpu")
         for name, mask in ticket.masks.items()
     }
 

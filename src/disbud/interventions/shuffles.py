@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from disbud.interventions.layout import layouts, to_json
 from disbud.interventions.orders import random_orders
 from disbud.interventions.outcome import rearranged
-from disbud.seeds import generator
+from disbud.seeds import generator, order
 from disbud.ticket import Ticket
 
 
@@ -16,8 +16,8 @@ def shuffle(ticket: Ticket, seed: int) -> Ticket:
     """Permute the positions of each layer's mask: every mask with the layer's count is equally likely."""
     masks = {}
     for name, mask in ticket.masks.items():
-        order = torch.randperm(mask.numel(), generator=generator(seed, "intervention", "shuffle", name))
-        masks[name] = mask.reshape(-1)[order].view(mask.shape)
+        places = order(mask.numel(), generator(seed, "intervention", "shuffle", name))
+        masks[name] = mask.reshape(-1)[places].view(mask.shape)
     return rearranged(ticket, "shuffle", masks, seed=seed)
 
 
@@ -50,7 +50,7 @@ def shuffle_kernels(ticket: Ticket, seed: int) -> Ticket:
     for name, mask in ticket.masks.items():
         kernels = mask.reshape(mask.shape[:2].numel(), mask.shape[2:].numel())
         stream = generator(seed, "intervention", "shuffle-kernels", name)
-        masks[name] = kernels[torch.randperm(len(kernels), generator=stream)].view(mask.shape)
+        masks[name] = kernels[order(len(kernels), stream)].view(mask.shape)
     return rearranged(ticket, "shuffle-kernels", masks, seed=seed)
 
 
@@ -58,6 +58,6 @@ def _permuted(units: Tensor, stream: torch.Generator) -> Tensor:
     """Each unit's positions in a random order; the first axis counts the units."""
     flat = units.flatten(1)
     count, size = flat.shape
-    first = torch.arange(size) < flat.sum(1, keepdim=True)
-    masks = torch.zeros(count, size, dtype=torch.bool)
+    first = torch.arange(size, device="cpu") < flat.sum(1, keepdim=True)
+    masks = torch.zeros(count, size, dtype=torch.bool, device="cpu")
     return masks.scatter_(1, random_orders(count, size, stream), first).view(units.shape)

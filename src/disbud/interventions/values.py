@@ -10,7 +10,7 @@ from torch import Tensor
 from disbud.errors import DisbudError
 from disbud.interventions.outcome import rewritten
 from disbud.interventions.states import weights_of, with_weights
-from disbud.seeds import generator
+from disbud.seeds import generator, order
 from disbud.ticket import Ticket
 
 
@@ -22,8 +22,8 @@ def permute_values(
     for name, weight in weights_of(state, ticket).items():
         mask = ticket.masks[name].to(weight.device)
         kept = weight[mask]
-        order = torch.randperm(len(kept), generator=generator(seed, "intervention", "permute-values", name))
-        new[name] = weight.masked_scatter(mask, kept[order.to(weight.device)])
+        places = order(len(kept), generator(seed, "intervention", "permute-values", name))
+        new[name] = weight.masked_scatter(mask, kept[places.to(weight.device)])
     return with_weights(state, new), rewritten(ticket, "permute-values", seed=seed)
 
 

@@ -138,7 +138,8 @@ def _batch_norm(
         input.dtype in (torch.float32, torch.float64) and weight is not None and weight.dtype == input.dtype
     )
     constant = not any(p is not None and p.requires_grad for p in (weight, bias))
-    if not (training and single and constant):
+    spread = input.numel() > input.shape[1]  # one number a channel has none, which torch says
+    if not (training and single and constant and spread):
         return functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     return _BatchNorm.apply(input, weight, bias, eps)  # type: ignore[no-untyped-call]
 

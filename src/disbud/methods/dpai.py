@@ -35,9 +35,9 @@ def dpai(
     """
     budget = _checked(s, budget, steps=steps, lr=lr, alpha=alpha, beta=beta)
     scores = {
-        layer.name: torch.rand(layer.shape, generator=s.generator(layer.name), dtype=torch.float64).to(
-            s.weights[layer.name].device
-        )
+        layer.name: torch.rand(
+            layer.shape, generator=s.generator(layer.name), dtype=torch.float64, device="cpu"
+        ).to(s.weights[layer.name].device)
         for layer in s.layers
     }
     for _ in range(steps):
@@ -56,7 +56,7 @@ def _masks(scores: Tensors, budget: Mapping[str, int]) -> Tensors:
 
 def _weights(layer: Layer, through: Tensor, alpha: float, beta: float) -> Tensor:
     """How much a gain counts for each weight; `through` is how many of the paths lead through the kept ones."""
-    kernels = Kernels.of(layer, inputs=layer.n_in, outputs=layer.n_out)
+    kernels = Kernels.of(layer)
     blocks = kernels.split(through)
     units = (blocks.sum((1, 3), keepdim=True) == 0).to(through)
     pairs = (blocks.sum(3, keepdim=True) == 0).to(through)

@@ -65,20 +65,22 @@ class Evidence:
         # An iterator can be read once. To look before the read would draw from the random streams of a loader.
         keep: list[object] | None = [] if isinstance(self.source, Iterator) and self.rounds != 1 else None
         found = False
-        for batch in self._selected() if self._kept is None else self._kept:
-            size = size_of(batch)
-            if size == 0:
-                continue
-            found = True
-            self.batches += 1
-            self.examples += size or 0
-            self._note(batch)
-            if keep is not None:
-                keep.append(batch)
-            yield batch
+        try:
+            for batch in self._selected() if self._kept is None else self._kept:
+                size = size_of(batch)
+                if size == 0:
+                    continue
+                found = True
+                self.batches += 1
+                self.examples += size or 0
+                self._note(batch)
+                if keep is not None:
+                    keep.append(batch)
+                yield batch
+        finally:  # also where a method has enough before the end
+            self._kept = self._kept or keep
         if not found:
             raise DisbudError("batches is empty: a data-driven score needs at least one batch")
-        self._kept = self._kept or keep
 
     def summary(self) -> dict[str, Json]:
         """How much was read, and the hash of its content."""
@@ -197,9 +199,15 @@ def cross_entropy(model: nn.Module, batch: object) -> Tensor:
             "loss=lambda model, batch: ..., which returns the mean loss of the batch"
         )
     x, y = batch
-    if not isinstance(y, Tensor) or y.is_floating_point():
+    foreign = next((leaf for leaf in leaves(batch) if type(leaf).__module__ == "numpy"), None)
+    if foreign is not None:
+        raise DisbudError(
+            f"a batch holds a numpy {type(foreign).__name__}; give tensors, as in batches=[(torch.from_numpy(x), "
+            "torch.from_numpy(y))], or a loss that makes them: loss=lambda model, batch: ..."
+        )
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex():
         raise DisbudError("targets that are not class labels need a loss: loss=lambda model, batch: ...")
-    output = model(x)
+    output, y = model(x), y.long()
     if not isinstance(output, Tensor):
         raise DisbudError(f"the model returns a {type(output).__name__}; give loss=lambda model, batch: ...")
     fits = output.dim() > 1 and output.shape[:1] + output.shape[2:] == y.shape

@@ -14,13 +14,15 @@ from torch import Tensor
 from disbud.errors import DisbudError, unknown_name
 from disbud.graph import reach
 from disbud.graph.kernels import Kernels
-from disbud.graph.links import Links, Place, links
+from disbud.graph.links import Links, links
 from disbud.graph.sweeps import Sweeps, Visit
 from disbud.isolation import Example
 from disbud.methods.npb_layer import Balance, Flags, LayerChoice
 from disbud.methods.npb_widths import live_units
 from disbud.methods.scoring import Scoring, Tensors
 from disbud.methods.snip import snip
+from disbud.seeds import uniform, whole
+from disbud.selection.readings import check_inputs_whole
 from disbud.ticket import Ticket
 
 MODES = ("nodes-first", "paper")
@@ -78,7 +80,8 @@ def _choices(
 ) -> dict[str, LayerChoice]:
     first = mode == "nodes-first"
     order = _order_of_taps(s, taps)
-    layouts = _layouts(s, found)
+    layouts = {layer.name: Kernels.of(layer) for layer in s.layers}
+    check_inputs_whole(found, layouts)
     live = _live_units(s, budget, found, layouts) if first else {}
     choices = {}
     for layer in s.layers:
@@ -93,16 +96,6 @@ def _choices(
     return choices
 
 
-def _layouts(s: Scoring, found: Links) -> dict[str, Kernels]:
-    """How each layer's weight is laid out; its groups show where a signal is read."""
-    places = {place.layer: place for place in found.places}
-    layouts = {}
-    for layer in s.layers:
-        place = places.get(layer.name, Place(layer.name, layer.n_in, layer.n_out))
-        layouts[layer.name] = Kernels.of(layer, inputs=place.inputs, outputs=place.outputs)
-    return layouts
-
-
 def _live_units(
     s: Scoring, budget: Mapping[str, int], found: Links, layouts: Mapping[str, Kernels]
 ) -> dict[str, tuple[Flags, Flags]]:
@@ -115,10 +108,7 @@ def _live_units(
 
 def _order_of_taps(s: Scoring, taps: str) -> Tensors:
     """Numbers from 0 to 1 for all weights of a layer; the lowest of a kernel are taken first."""
-    drawn = {
-        layer.name: torch.rand(layer.shape, generator=s.generator(f"taps of {layer.name}"))
-        for layer in s.layers
-    }
+    drawn = {layer.name: uniform(layer.shape, s.generator(f"taps of {layer.name}")) for layer in s.layers}
     if taps == "random":
         return drawn
     scores = snip(s) if taps == "snip" else s.weights
@@ -134,7 +124,7 @@ def _first(s: Scoring, network: Sweeps, choices: Mapping[str, LayerChoice]) -> _
     network.run(there=lambda visit: choices[visit.layer].first(visit))
     for name, choice in choices.items():
         if name not in network.met:  # no signal gets there
-            none = torch.zeros(choice.kernels.shape, dtype=torch.bool)
+            none = torch.zeros(choice.kernels.shape, dtype=torch.bool, device="cpu")
             network.put(name, choice.filled(none, none, none))
     before = network.masks()
     network.run(back=lambda visit: choices[visit.layer].settled(visit, network.mask(visit.layer)))
@@ -182,7 +172,7 @@ def _example(s: Scoring) -> Example:
 
 
 def _seed(s: Scoring, what: str) -> int:
-    return int(torch.randint(2**62, (), generator=s.generator(what)))
+    return int(whole(2**62, (), s.generator(what)))
 
 
 def _warn_if_cut(state: _State, budget: Mapping[str, int]) -> None:

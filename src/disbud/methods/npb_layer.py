@@ -44,6 +44,8 @@ class LayerChoice:
 
     def first(self, visit: Visit) -> Tensor:
         """The mask when the pass first gets here: what arrives differs, what leads on does not yet."""
+        if not self.order.numel():  # a layer without weights
+            return torch.zeros(self.kernels.shape, dtype=torch.bool, device="cpu")
         live = self._live(visit)
         groups, rows, _, taps = self.kernels.sizes
         arriving = visit.arriving.cpu().numpy().reshape(groups, rows)
@@ -89,7 +91,7 @@ class LayerChoice:
         order = self.kernels.join(self.order)
         rank = order + 4.0 - 2.0 * preferred - 1.0 * others  # the order itself is from 0 to 1
         rank = rank.masked_fill(kept, -1.0).reshape(-1)
-        found = torch.zeros(kept.numel(), dtype=torch.bool)
+        found = torch.zeros(kept.numel(), dtype=torch.bool, device="cpu")
         if self.budget:
             found[torch.topk(rank, self.budget, largest=False, sorted=False).indices] = True
         return found.view(kept.shape)

@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_map
 from disbud.errors import DisbudError, unknown_name
 from disbud.graph.flow import Inputs, ones_like_example
 from disbud.isolation import device_of, leaves
-from disbud.methods.scoring import Scoring, Tensors, at_least_single, gradient, unsigned
+from disbud.methods.scoring import Scoring, Tensors, at_least_single, enough_examples, gradient, unsigned
 from disbud.parameters import parameters
+from disbud.seeds import normal
 
 INITS = ("kaiming-normal", "as-given")
 
@@ -42,7 +43,7 @@ def ntk_sap(s: Scoring, *, samples: int, draws: int, epsilon: float, init: str) 
         theta = {name: _drawn(s, name, draw, init) for name in m}
         moved = {name: w + epsilon * _normal(s, f"{name} moved", draw, w) for name, w in theta.items()}
         x = _inputs(s, draw, samples)
-        with _statistics(s.model), torch.no_grad():
+        with _statistics(s.model), torch.no_grad(), enough_examples("samples=2 or more"):
             _outputs(s, {name: w * m[name] for name, w in theta.items()} | others, x)
         weights = [{name: w * m[name] for name, w in part.items()} | others for part in (theta, moved)]
         f, g = (_outputs(s, part, x) for part in weights)
@@ -57,16 +58,16 @@ def ntk_sap(s: Scoring, *, samples: int, draws: int, epsilon: float, init: str) 
 def _drawn(s: Scoring, name: str, draw: int, init: str) -> Tensor:
     """A layer's weights drawn anew: N(0, 2 / fan_in), or with the standard deviation of those given."""
     weight = s.weights[name]
-    normal = _normal(s, f"{name} drawn", draw, weight)
+    drawn = _normal(s, f"{name} drawn", draw, weight)
     if init == "kaiming-normal":
         (layer,) = (layer for layer in s.layers if layer.name == name)
-        return normal * math.sqrt(2 / max(1, layer.n_in * math.prod(layer.kernel)))
-    return normal * weight.float().std(correction=0).to(weight.dtype)
+        return drawn * math.sqrt(2 / max(1, layer.n_in * math.prod(layer.kernel)))
+    return drawn * weight.float().std(correction=0).to(weight.dtype)
 
 
 def _normal(s: Scoring, what: str, draw: int, like: Tensor) -> Tensor:
     """Numbers from N(0, 1), drawn on the CPU so that every device draws the same ticket."""
-    return torch.randn(like.shape, generator=s.generator(f"{what}, {draw}")).to(like)
+    return normal(like.shape, s.generator(f"{what}, {draw}")).to(like)
 
 
 def _inputs(s: Scoring, draw: int, samples: int) -> Inputs:

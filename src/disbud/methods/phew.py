@@ -15,6 +15,7 @@ from disbud.graph.links import links
 from disbud.isolation import Example
 from disbud.methods.scoring import Scoring, Tensors
 from disbud.methods.walks import Walks, positions
+from disbud.seeds import whole
 from disbud.ticket import Ticket
 
 Flags = NDArray[np.bool_]
@@ -45,7 +46,7 @@ def phew(s: Scoring, budget: Mapping[str, int] | int) -> Tensors:
     walks = Walks(links(s.model, names, example=s.example), s.layers, s.weights, usable)
     sizes = torch.cat([s.weights[name].detach().abs().cpu().double().reshape(-1) for name in names]).numpy()
     on_a_path = positions({name: usable[name] for name in names})
-    rng = np.random.default_rng(int(torch.randint(2**62, (), generator=s.generator("walks"))))
+    rng = np.random.default_rng(int(whole(2**62, (), s.generator("walks"))))
     kept = np.zeros(len(sizes), bool)
     for _ in range(5):
         if not walks.connected or not _walk(walks, kept, budget, rng):
@@ -56,7 +57,7 @@ def phew(s: Scoring, budget: Mapping[str, int] | int) -> Tensors:
             break
         kept &= effective
     _fill(kept, budget, sizes, on_a_path)
-    _warn_if_cut(s, s.example, kept)
+    _warn_if_cut(s, s.example, kept, walked=walks.connected)
     return {name: mask.to(s.weights[name].device) for name, mask in _masks(s, kept).items()}
 
 
@@ -131,13 +132,23 @@ def _effective(s: Scoring, example: Example, kept: Flags) -> Tensors:
     return {name: found[name] for name in masks}
 
 
-def _warn_if_cut(s: Scoring, example: Example, kept: Flags) -> None:
-    effective = _effective(s, example, kept)
-    if not any(bool(mask.any()) for mask in effective.values()):
+def _warn_if_cut(s: Scoring, example: Example, kept: Flags, *, walked: bool) -> None:
+    if any(bool(mask.any()) for mask in _effective(s, example, kept).values()):
+        return
+    if walked:
         empty = [name for name, mask in _masks(s, kept).items() if not bool(mask.any())]
-        warnings.warn(
-            f"no path leads from the model's input to its output: {int(kept.sum()):,} weights are fewer than a path "
-            f"needs, and {', '.join(empty[:3]) or 'no layer'}{', ...' if len(empty) > 3 else ''} has none; ask for a "
-            "lower sparsity",
-            stacklevel=2,
+        why = (
+            f"{int(kept.sum()):,} weights are fewer than a path needs, and {_listed(empty)} has none; ask for a lower "
+            "sparsity"
         )
+    else:
+        zeros = [name for name, weight in s.weights.items() if weight.numel() and not bool(weight.any())]
+        why = (
+            f"walks take no weight of zero, and those of {_listed(zeros)} are all zero, as in a zero-initialised head; "
+            "give it weights, or choose another method"
+        )
+    warnings.warn(f"no path leads from the model's input to its output: {why}", stacklevel=2)
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:3]) or 'no layer'}{', ...' if len(names) > 3 else ''}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import contextlib
 import math
 import warnings
 
@@ -14,6 +14,7 @@ from disbud.errors import DisbudError
 from disbud.graph import reach
 from disbud.graph.flow import Inputs
 from disbud.isolation import Example
+from disbud.methods.calls import as_example, called_with, without_labels
 from disbud.methods.scoring import Scoring, Tensors
 from disbud.methods.strength import Strength, strength, strengthened
 from disbud.methods.synflow import flow
@@ -48,7 +49,9 @@ def poised(
     """The masks with every weight on a path from input to output, and the weights to start from (signal=0: none)."""
     inputs = _inputs(s)
     if singly:
-        masks = _all_on_paths(s, masks, _as_example(s, inputs))
+        example, named = as_example(s.model, inputs)
+        with called_with(s.model, named) if named else contextlib.nullcontext():
+            masks = _all_on_paths(s, masks, example)
     return masks, strengthened(s, masks, inputs, _dense(s), signal) if signal else None
 
 
@@ -101,7 +104,7 @@ def _inputs(s: Scoring) -> Inputs:
 
     def given() -> Inputs:
         with torch.no_grad():
-            return s.given(next(s.batches()))
+            return without_labels(s.model, s.given(next(s.batches())))
 
     return s.once("inputs", given)
 
@@ -112,13 +115,6 @@ def _spread(leaf: object) -> object:
         return leaf
     spread = leaf.detach().float().std(0, correction=0, keepdim=True)
     return spread if bool(spread.any()) else torch.ones_like(spread)
-
-
-def _as_example(s: Scoring, inputs: Inputs) -> Example:
-    args, kwargs = inputs
-    if not kwargs:
-        return args
-    return inspect.signature(s.model.forward).bind(*args, **kwargs).arguments
 
 
 def _check(*, concentration: object, normalised: object, signal: object) -> None:

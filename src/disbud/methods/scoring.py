@@ -129,7 +129,8 @@ class Scoring:
 
     def loss(self, batch: object) -> Tensor:
         """The mean loss of the batch, with the weights in use."""
-        value = self._loss(self.model, batch)
+        with enough_examples():
+            value = self._loss(self.model, batch)
         if not isinstance(value, Tensor) or value.numel() != 1:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise DisbudError(
@@ -156,7 +157,8 @@ class Scoring:
         met: list[Inputs] = []
         handle = self.model.register_forward_pre_hook(lambda _, *call: met.append(call), with_kwargs=True)
         try:
-            self.model(batch) if isinstance(batch, Tensor) else self.loss(batch)
+            with enough_examples():
+                self.model(batch) if isinstance(batch, Tensor) else self.loss(batch)
         finally:
             handle.remove()
         if not met:
@@ -167,6 +169,21 @@ class Scoring:
         """The model's output with these weights in the place of its own."""
         with self.using(weights):
             return self.model(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def enough_examples(
+    remedy: str = "batches of two at least; drop_last=True in a DataLoader, or another batch_size, leaves none of one",
+) -> Iterator[None]:
+    """Say what is wrong where BatchNorm computes with one example: it has no spread."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise DisbudError(
+            f"BatchNorm computes with the batch here, and one example has no spread; give {remedy}"
+        ) from error
 
 
 def _divided_by(temperature: float) -> Callable[[nn.Module, object, object], Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from disbud.errors import DisbudError
 from disbud.graph.flow import Inputs
 from disbud.isolation import isolated, leaves
-from disbud.methods.scoring import Scoring, Tensors, as_leaves, gradient
+from disbud.methods.scoring import Scoring, Tensors, as_leaves, enough_examples, gradient
 from disbud.parameters import parameters
 
 _LEVEL = 0.05  # a layer whose scale the outputs follow with less than this power is normalised
@@ -39,7 +39,7 @@ def strength(s: Scoring, weights: Tensors, inputs: Inputs) -> Strength:
     """Of the model with these weights, BatchNorm computing with the batch."""
     args, kwargs = inputs
     found = as_leaves(weights)
-    with isolated(s.model, seed=0, batch_norm="train"), s.using(found):
+    with isolated(s.model, seed=0, batch_norm="train"), s.using(found), enough_examples():
         output = [leaf for leaf in leaves(s.model(*args, **kwargs)) if isinstance(leaf, Tensor)]
         numbers = [leaf.float() for leaf in output if leaf.is_floating_point() and leaf.dim()]
         if not numbers or len(numbers[0]) < 2:

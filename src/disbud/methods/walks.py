@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from disbud.errors import DisbudError
 from disbud.graph.kernels import Kernels
 from disbud.graph.layers import Layer
 from disbud.graph.links import Links, Place, Units
@@ -121,13 +124,19 @@ class _Room:
 
     def __init__(self, layer: Layer, sized: Tensor, place: Place, offset: int) -> None:
         inputs, outputs, first = place.inputs, place.outputs, place.first
-        part = len(sized) != outputs and layer.kind == "attention"
+        part = (
+            len(sized) != outputs and layer.kind != "transposed-conv"
+        )  # some of its rows: units that it makes
         sized = sized[first : first + outputs] if part else sized
-        self._start = offset + (first * sized[0].numel() if part else 0)
-        own = Layer(layer.name, tuple(sized.shape), layer.kind)
-        kernels = Kernels.of(own, inputs=inputs, outputs=outputs)
+        self._start = offset + (first * math.prod(layer.shape[1:]) if part else 0)
+        kernels = Kernels.of(replace(layer, shape=tuple(sized.shape)), inputs=inputs, outputs=outputs)
         self._transposed = kernels.transposed
-        self._sizes = kernels.sizes
+        self._sizes = groups, rows, columns, _ = kernels.sizes
+        if (groups * rows, groups * columns) != (inputs, outputs):
+            raise DisbudError(
+                f"{layer.name}, of shape {layer.shape}, is read with {inputs} inputs and {outputs} outputs, so walks "
+                f"cannot tell its units; leave it out, as in exclude='{layer.name}', or take a method that scores"
+            )
         self.inputs, self.outputs = inputs, outputs
         self._blocks = kernels.split(sized).contiguous().numpy()
         self._total()

@@ -8,11 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from torch import nn
 
-from disbud.errors import DisbudError, unknown_name
+from disbud.errors import DisbudError
 from disbud.graph import Layer, reach
 from disbud.isolation import Example
 from disbud.methods.catalogue import Method
+from disbud.pruning.plan import Plan
+from disbud.pruning.rounds import most_kept
 from disbud.pruning.scored import Made
+from disbud.selection import kept_count
+from disbud.selection.groups import Granularity
+from disbud.selection.names import check_name
 from disbud.ticket import Ticket
 
 COUNTS = ("kept", "effective")
@@ -23,12 +28,16 @@ _NEAR, _FAR = (
 )  # of the weights asked for, the distance at which the search ends, and one that is said
 
 
-def check_count(count: str, entry: Method, batches: Iterable[object] | None) -> None:
+def check_count(count: str, entry: Method, batches: Iterable[object] | None, granularity: str) -> None:
     """Raise where effective weights cannot be counted out."""
-    if count not in COUNTS:
-        raise unknown_name("way to count called", count, COUNTS)
+    check_name("way to count called", count, COUNTS)
     if count == "kept":
         return
+    if Granularity.of(granularity).kind == "n:m":
+        raise DisbudError(
+            f"granularity={granularity!r} has one sparsity, so no more can be kept until enough weights are on a path: "
+            "leave out count='effective', or the granularity"
+        )
     if entry.trains:
         raise DisbudError(
             f"{entry.name} trains at every level, so it takes no count='effective'; leave that out"
@@ -41,6 +50,7 @@ def check_count(count: str, entry: Method, batches: Iterable[object] | None) -> 
 
 def at_effective(
     make: Callable[[float], Made],
+    plan: Plan,
     model: nn.Module,
     layers: Sequence[Layer],
     sparsity: float | None,
@@ -60,8 +70,9 @@ def at_effective(
         return sum(int(effective[name].sum()) for name in made.masks), made
 
     total = sum(layer.size for layer in layers)
-    wanted = math.floor((1 - sparsity) * total + 0.5)
-    low, high = (0, 0), (total, total)  # kept, and effective of them: too few, and enough
+    wanted = kept_count(sparsity, total)
+    most = most_kept(plan, layers, above=wanted)
+    low, high = (0, 0), (most, most)  # kept, and effective of them: too few, and enough
     kept, distance = wanted, math.inf
     for _ in range(_MOST):
         effective, made = tried(kept)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 
 import torch
 
@@ -65,13 +66,13 @@ def _by_schedule(group: Group, plan: Plan) -> list[int]:
 
 def _by_fraction(group: Group, per_level: float) -> list[int]:
     """Counts that fall by the fraction each level, in decimal and rounded half up, until the group's own is reached."""
-    if isinstance(per_level, bool) or not isinstance(per_level, int | float) or not 0 < per_level < 1:
+    if isinstance(per_level, bool) or not isinstance(per_level, Real) or not 0 < per_level < 1:
         raise DisbudError(
             "per_level is the fraction of the weights still kept that each level removes, such as 0.2, not "
             f"{per_level!r}"
         )
     left, counts = Fraction(1), list[int]()
     while not counts or counts[-1] > group.kept:
-        left *= 1 - Fraction(repr(per_level))
+        left *= 1 - Fraction(repr(float(per_level)))
         counts.append(max(group.kept, math.floor(left * group.size + Fraction(1, 2))))
     return counts

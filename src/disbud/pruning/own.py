@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,9 @@ def own_ticket(
     """The ticket of `function(model, batches)`, which returns a score for each weight by name, or a ticket.
 
     Of scores the highest are kept, over all layers that were scored. The function is handed `sparsity` and `seed` too
-    where it has parameters of these names; the global random streams are seeded around it. It must leave the model as
-    it was, and a ticket of its own must keep exactly what is asked.
+    where it has parameters of these names; the global random streams are seeded around it. It must leave the model's
+    weights and buffers as they were, and a ticket of its own must keep exactly what is asked. Gradients, modes and what
+    requires gradients are put back for it.
 
     >>> import torch
     >>> from disbud.pruning import own_ticket
@@ -48,8 +50,8 @@ def own_ticket(
     )
     wanted = inspect.signature(function).parameters
     handed = {key: value for key, value in {"sparsity": sparsity, "seed": seed}.items() if key in wanted}
-    before = {key: value.clone() for key, value in inner.state_dict().items() if isinstance(value, Tensor)}
-    with global_streams(seed, "a method of one's own"):
+    before = {key: value.clone() for key, value in _held(inner).items()}
+    with global_streams(seed, "a method of one's own"), _put_back(model):
         found = function(model, batches, **handed, **settings)
     _check_untouched(name, inner, before)
     if isinstance(found, Ticket):
@@ -78,8 +80,34 @@ def own_ticket(
     )
 
 
+def _held(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer, and what else a state dict holds."""
+    every = dict(model.named_buffers()) | model.state_dict()
+    return {key: value for key, value in every.items() if isinstance(value, Tensor)}
+
+
+@contextlib.contextmanager
+def _put_back(model: nn.Module) -> Iterator[None]:
+    """Gradients, what requires them, and the modes of modules, as they were before the block.
+
+    Inside it parameters have copies of their gradients, for backward adds to what is there.
+    """
+    learned = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    for parameter, _, gradient in learned:
+        parameter.grad = None if gradient is None else gradient.clone()
+    try:
+        yield
+    finally:
+        for parameter, wanted, gradient in learned:
+            parameter.requires_grad_(wanted)
+            parameter.grad = gradient
+        for module, training in modes:
+            module.training = training
+
+
 def _check_untouched(name: str, model: nn.Module, before: Mapping[str, Tensor]) -> None:
-    after = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    after = _held(model)
     if after.keys() != before.keys():
         raise DisbudError(f"{name} changed what the model is made of; score a copy.deepcopy(model)")
     changed = next((key for key, value in after.items() if not _same(value, before[key])), None)

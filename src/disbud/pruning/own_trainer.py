@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from disbud.errors import DisbudError
 from disbud.parameters import fingerprint
 from disbud.pruning.plan import as_json
 from disbud.pruning.points import Point
+from disbud.pruning.sources import takes
 from disbud.pruning.states import check_trained, copy_with, read_weights, weights_of, write_weights
 from disbud.seeds import global_streams
 from disbud.ticket import Ticket
@@ -72,7 +72,7 @@ class OwnTrainer:
                 f"rewind={point!r} counts epochs, and a function of your own does not say what its epochs are; give "
                 'steps, as in "500 steps"'
             )
-        if found.steps and not _takes(self._train, 3):
+        if found.steps and not takes(self._train, 3):
             raise DisbudError(
                 f"rewind={point!r} needs train(model, ticket, steps), which stops after so many steps; yours takes no "
                 "steps"
@@ -123,21 +123,11 @@ class OwnTrainer:
 
 def check_callable(train: object) -> None:
     """Raise where it cannot be called with a model and a ticket."""
-    if not callable(train) or isinstance(train, nn.Module) or not _takes(train, 2):
+    if not callable(train) or isinstance(train, nn.Module) or not takes(train, 2):
         raise DisbudError(
             "train is a function train(model, ticket) that trains the model in place and returns nothing, not "
             f"{as_json(train) if callable(train) else repr(train)}"
         )
-
-
-def _takes(train: Train, arguments: int) -> bool:
-    try:
-        inspect.signature(train).bind(*[None] * arguments)
-    except TypeError:
-        return False
-    except ValueError:  # a builtin that does not tell
-        return True
-    return True
 
 
 def _check_returned(returned: object, model: nn.Module, what: str) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from torch import nn
 
 from disbud.catalogue import Value, check_settings, resolve
-from disbud.errors import DisbudError, unknown_name
+from disbud.errors import DisbudError
 from disbud.graph import is_chain
 from disbud.methods.catalogue import Method
 from disbud.methods.scoring import Score, Scoring, Tensors
 from disbud.origin import Json
+from disbud.pruning.returned import scores_by_layer, unchanged
 from disbud.selection import RULES, Densities, keep_highest, keep_lowest
 from disbud.selection.groups import AGGREGATES, Granularity
+from disbud.selection.names import check_name
 
 KEEP = {"highest": keep_highest, "lowest": keep_lowest}
 
@@ -44,7 +47,9 @@ class Plan:
     def score(self, scoring: Scoring) -> Tensors:
         """The scores of one round."""
         function: Score = self.method.load()  # type: ignore[assignment]
-        return function(scoring, **self.score_settings)
+        with unchanged(self.method.name, scoring.model):
+            found = function(scoring, **self.score_settings)
+        return scores_by_layer(self.method.name, found, scoring)
 
     def finish(self, scoring: Scoring, masks: Tensors) -> tuple[Tensors, Tensors | None]:
         """The masks as the method leaves them, and the weights to start from where it says which."""
@@ -57,7 +62,7 @@ class Plan:
         """What goes into the ticket's origin."""
         densities: Json = self.densities if isinstance(self.densities, str | None) else "ticket"
         if isinstance(self.densities, Mapping):
-            densities = dict(self.densities)
+            densities = {str(name): float(density) for name, density in self.densities.items()}
         return {
             "revision": self.method.revision,
             "densities": densities,
@@ -95,8 +100,7 @@ def plan_of(
     rule = _rule_settings(densities, model)
     own = dict(entry.settings)
     check_settings(f"method {entry.name!r}", settings, {**own, **rule})
-    if keep not in KEEP:
-        raise unknown_name("way to keep", keep, KEEP)
+    check_name("way to keep", keep, KEEP)
     if entry.construction:
         _check_not_ranked(entry, {"rounds": rounds, "schedule": schedule, "keep": keep, "regrowth": regrowth})
     groups = _groups(entry, granularity, aggregate, densities)
@@ -119,8 +123,12 @@ def plan_of(
 def _groups(entry: Method, granularity: str, aggregate: str, densities: Densities | None) -> Granularity:
     """What is kept or pruned as one, if the method ranks scores that can be added up over groups."""
     found = Granularity.of(granularity)
-    if aggregate not in AGGREGATES:
-        raise unknown_name("aggregate of a group's scores", aggregate, AGGREGATES)
+    check_name("aggregate of a group's scores", aggregate, AGGREGATES)
+    if aggregate != AGGREGATES[0] and (entry.construction or entry.trains or found.kind == "weight"):
+        raise DisbudError(
+            f"aggregate={aggregate!r} says how the scores of a group are added up, and no groups are ranked here; "
+            "leave it out, or take a method that scores and a granularity of 'kernel', 'channel' or '2:4'"
+        )
     if entry.whole_channels and found.kind in ("weight", "channel"):
         return Granularity("channel")
     if found.kind == "weight":
@@ -150,8 +158,7 @@ def _rule_settings(densities: Densities | None, model: nn.Module) -> dict[str, V
     """The settings of a density rule with their defaults; whether the model is a chain is read off the model."""
     if not isinstance(densities, str):
         return {}
-    if densities not in RULES:
-        raise unknown_name("density rule", densities, RULES)
+    check_name("density rule", densities, RULES)
     parameters = inspect.signature(RULES[densities]).parameters.values()
     found = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     if "chain" in found:
@@ -161,8 +168,10 @@ def _rule_settings(densities: Densities | None, model: nn.Module) -> dict[str, V
 
 def as_json(value: object) -> Json:
     """A setting as it goes into the origin: plain values as they are, functions by their name."""
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, Real):  # those of numpy too
+        return int(value) if isinstance(value, Integral) else float(value)
     if callable(value):
         return f"{getattr(value, '__module__', '?')}:{getattr(value, '__qualname__', type(value).__name__)}"
     return [as_json(item) for item in value] if isinstance(value, Iterable) else repr(value)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from disbud.catalogue import Value, find
+from disbud.catalogue import Value
 from disbud.errors import DisbudError
 from disbud.graph import Chosen, prunable
 from disbud.isolation import Example, bare, isolated
-from disbud.methods.catalogue import CATALOGUE
+from disbud.methods.catalogue import CATALOGUE, Method
 from disbud.methods.evidence import Loss
-from disbud.methods.scoring import Scoring
 from disbud.origin import Origin
 from disbud.parameters import fingerprint
 from disbud.pruning.effective import at_effective, check_count
 from disbud.pruning.plan import as_json, plan_of
+from disbud.pruning.rounds import in_full
 from disbud.pruning.scored import Made, by_scores
 from disbud.pruning.sources import (
     check_sparsity_given,
@@ -28,9 +28,8 @@ from disbud.pruning.sources import (
     scoring_of,
 )
 from disbud.pruning.trained import Descent, HowToTrain, by_training, layers_of
-from disbud.selection import (
-    Densities,
-)
+from disbud.selection import Densities
+from disbud.selection.names import check_name
 from disbud.ticket import Ticket
 from disbud.ticket_file import start_of
 
@@ -108,12 +107,12 @@ def prune(
     >>> ticket.kept, ticket.total
     (25, 250)
     """
-    entry = find("method", method, CATALOGUE)
+    entry, include, exclude = _entry(method), _to_keep(include), _to_keep(exclude)
     check_sparsity_given(sparsity, densities)
     inner = bare(model)
     how = HowToTrain(data, recipe, train, checkpoint, progress).checked(entry)
     layers = layers_of(inner, how, include=include, exclude=exclude, example=example)
-    check_count(count, entry, batches)
+    check_count(count, entry, batches, granularity)
     example = example_of(
         entry, example, batches, seed, always=granularity == "channel" or count == "effective"
     )
@@ -137,7 +136,7 @@ def prune(
             )
 
         by_paths = count == "effective"
-        made = at_effective(make, inner, layers, sparsity, example) if by_paths else make(sparsity)
+        made = at_effective(make, plan, inner, layers, sparsity, example) if by_paths else make(sparsity)
     parents = (plan.densities.origin,) if isinstance(plan.densities, Ticket) else ()
     origin = Origin(
         entry.name,
@@ -177,7 +176,7 @@ def scores(
     >>> torch.equal(disbud.scores(model, "magnitude")["weight"], model.weight.abs())
     True
     """
-    entry = find("method", method, CATALOGUE)
+    entry = _entry(method)
     if entry.trains:
         raise DisbudError(
             f"{entry.name} trains the model and scores nothing before; prune with it, or train the model and score it "
@@ -203,14 +202,17 @@ def scores(
         }
     with isolated(inner, seed=seed, batch_norm=plan.batch_norm):
         found = plan.score(scoring)
-    return {name: _full(found[name], scoring, name, regrowth=plan.regrowth) for name in scoring.weights}
+    full = {name: in_full(score, scoring, name) for name, score in found.items()}
+    if scoring.masks is None or plan.regrowth:
+        return full
+    return {name: score.masked_fill(~scoring.masks[name], 0) for name, score in full.items()}
 
 
-def _full(score: Tensor, scoring: Scoring, name: str, *, regrowth: bool) -> Tensor:
-    """A score in the weight's own shape; some methods score only the weights still kept."""
-    if scoring.masks is None or (regrowth and score.shape == scoring.masks[name].shape):
-        return score.view(scoring.weights[name].shape)
-    mask = scoring.masks[name]
-    if score.shape == mask.shape:
-        return score.masked_fill(~mask, 0)
-    return torch.zeros_like(mask, dtype=score.dtype).masked_scatter_(mask, score)
+def _entry(method: object) -> Method:
+    check_name("method", method, CATALOGUE)
+    return CATALOGUE[str(method)]
+
+
+def _to_keep(chosen: Chosen | None) -> Chosen | None:
+    """Patterns that can be read once more, for the origin."""
+    return list(chosen) if isinstance(chosen, Iterator) else chosen

@@ -16,16 +16,10 @@ from disbud.catalogue import Value
 from disbud.errors import DisbudError
 from disbud.isolation import the_device
 from disbud.pruning.points import Point
-from disbud.pruning.states import (
-    behaviour,
-    check_trained,
-    copy_with,
-    read_weights,
-    weights_of,
-    write_weights,
-)
+from disbud.pruning.states import check_trained, copy_with, read_weights, weights_of, write_weights
 from disbud.ticket import Ticket
 from disbud.training.batches import epoch_batches
+from disbud.training.behaviour import behaviour
 from disbud.training.checkpoint import identity
 from disbud.training.loop import train
 from disbud.training.recipes import Recipe
@@ -66,7 +60,7 @@ class RecipeTrainer:
         self._runs, self._run = runs, 0
         self._steps = len(epoch_batches(torch.arange(len(dataset.train)), recipe.batch_size))
         self._initial = weights_of(model)
-        self._behaviour = behaviour(copy_with(model, self._initial), dataset)
+        self._behaviour = behaviour(model, dataset)
 
     @property
     def initial(self) -> Weights:
@@ -107,7 +101,6 @@ class RecipeTrainer:
         run: dict[str, Json] = {
             **identity(model, self._dataset, ticket=ticket, recipe=self._recipe, seed=self._seed),
             "behaviour": self._behaviour,
-            "frozen": sorted(name for name, p in model.named_parameters() if not p.requires_grad),
             "device": the_device(model).type,
             "torch": torch.__version__,
         }

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from disbud.graph import Layer
 from disbud.isolation import Example, isolated
 from disbud.methods.evidence import Evidence, Loss, cross_entropy
+from disbud.methods.scoring import Scoring, Tensors
 from disbud.origin import Json
-from disbud.pruning.grouped import masks_by_groups, record
+from disbud.pruning.grouped import record, whole_groups
 from disbud.pruning.plan import Plan, as_json
-from disbud.pruning.rounds import masks_of
+from disbud.pruning.rounds import Group, constructed, groups_of, masks_of, single_weights
 from disbud.pruning.sources import scoring_of
 
 
@@ -42,8 +43,8 @@ def by_scores(
         plan.method.name, model, layers, evidence=evidence, loss=loss, example=example, seed=seed
     )
     with isolated(model, seed=seed, batch_norm=plan.batch_norm):
-        masks = (masks_by_groups if plan.by_groups else masks_of)(plan, scoring, sparsity)
-        masks, start = plan.finish(scoring, masks)
+        groups = groups_of(plan, layers, sparsity)
+        masks, start = plan.finish(scoring, _masks(plan, scoring, groups))
     settings = plan.to_json()
     looked_at = None
     if evidence is not None and evidence.batches > 0:  # a construction may look at data, or not
@@ -51,8 +52,16 @@ def by_scores(
         settings |= {
             "examples_per_class": evidence.examples_per_class,
             "batch_size": evidence.batch_size,
-            "loss": as_json(loss or cross_entropy),
+            "loss": as_json(cross_entropy if loss is None else loss),
         }
     if plan.granularity.kind != "weight":
-        settings |= record(plan, layers, sparsity, masks)
+        settings |= record(groups, masks)
     return Made(masks, settings, looked_at, start)
+
+
+def _masks(plan: Plan, scoring: Scoring, groups: Sequence[Group]) -> Tensors:
+    if plan.method.construction:
+        return constructed(plan, scoring, groups)
+    if plan.by_groups:
+        return masks_of(plan, scoring, groups, whole_groups(plan, scoring, groups))
+    return masks_of(plan, scoring, groups, single_weights(plan, scoring))

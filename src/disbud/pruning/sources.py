@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from disbud.errors import DisbudError
 from disbud.graph import Layer
@@ -16,6 +18,7 @@ from disbud.methods.catalogue import Method
 from disbud.methods.evidence import Evidence, Loss, cross_entropy
 from disbud.methods.scoring import Scoring
 from disbud.parameters import canonical, parameters
+from disbud.pruning.plan import as_json
 from disbud.seeds import generator, global_streams
 from disbud.selection import Densities, check_sparsity
 from disbud.ticket import Ticket
@@ -88,16 +91,45 @@ def scoring_of(
 ) -> Scoring:
     """The model under scoring, its weights checked."""
     check_values(model, layers)
+    _check_loss(loss)
     return Scoring(
         model,
         layers,
         {canonical(name): name for name, _ in model.named_parameters()},
         evidence=evidence,
-        loss=loss or cross_entropy,
+        loss=cross_entropy if loss is None else loss,
         example=example,
         # Two methods with one seed draw different tickets, so that a control is not a copy of what it controls.
         streams=partial(generator, seed, "mask", method),
     )
+
+
+def _check_loss(loss: object) -> None:
+    """Raise where it is not called as loss(model, batch) is: those of torch take outputs and targets."""
+    if loss is None:
+        return
+    inner = loss.func if isinstance(loss, partial) else loss
+    of_torch = (
+        isinstance(inner, nn.modules.loss._Loss) or getattr(inner, "__module__", "") == functional.__name__
+    )
+    if of_torch or not callable(loss) or not takes(loss, 2):
+        given = as_json(loss) if callable(loss) and not isinstance(loss, nn.Module) else repr(loss)
+        raise DisbudError(
+            "loss is called as loss(model, batch) and returns the mean loss of the batch; in the place of "
+            f"{given} write, for (x, y) batches, "
+            "loss=lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1])"
+        )
+
+
+def takes(function: Callable[..., object], arguments: int) -> bool:
+    """Whether it can be called with so many arguments by position; a builtin that does not tell is trusted."""
+    try:
+        inspect.signature(function).bind(*[None] * arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def check_values(model: nn.Module, layers: Sequence[Layer]) -> None:

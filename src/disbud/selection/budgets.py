@@ -7,7 +7,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from numbers import Real
 
-from disbud.errors import DisbudError, unknown_name
+from disbud.errors import DisbudError
+from disbud.selection.names import check_name
 
 
 def check_sparsity(sparsity: float) -> float:
@@ -71,8 +72,7 @@ def schedule(name: str, sparsity: float, rounds: int) -> list[float]:
     >>> [round(s, 3) for s in schedule("exponential", 0.9, 2)]
     [0.684, 0.9]
     """
-    if name not in SCHEDULES:
-        raise unknown_name("schedule", name, SCHEDULES)
+    check_name("schedule", name, SCHEDULES)
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise DisbudError(f"rounds is a whole number of at least 1, not {rounds!r}")
     return [*SCHEDULES[name](check_sparsity(sparsity), rounds)[:-1], sparsity]

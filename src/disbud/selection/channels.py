@@ -22,6 +22,7 @@ from disbud.graph.layers import Layer
 from disbud.graph.links import Links, links
 from disbud.isolation import Example
 from disbud.selection.groups import Numbers, Places, order
+from disbud.selection.readings import check_inputs_whole
 
 Budgets = Sequence[tuple[Sequence[str], int]]
 
@@ -59,7 +60,8 @@ class Channels:
         every = {layer.name: layer for layer in prunable(model, example=example)}
         every |= {layer.name: layer for layer in layers}
         found = links(model, every, example=example)
-        kernels = {name: _layout(layer, found) for name, layer in every.items()}
+        kernels = {name: Kernels.of(layer) for name, layer in every.items()}
+        check_inputs_whole(found, kernels)
         starts = _starts(kernels)
         channel_of, free = _channels(found, kernels, starts, chosen={layer.name for layer in layers})
         self.free = free  # which channels may go
@@ -194,14 +196,6 @@ class _Filling:
                     f"one channel of each kind has {asked - left:,} weights in {listed}, and {asked:,} are to be kept; "
                     "ask for a lower sparsity, or for kernels or weights"
                 )
-
-
-def _layout(layer: Layer, found: Links) -> Kernels:
-    place = next((place for place in found.places if place.layer == layer.name), None)
-    transposed = layer.kind == "transposed-conv"
-    inputs = place.inputs if place is not None and not transposed else layer.n_in
-    outputs = place.outputs if place is not None and transposed else layer.n_out
-    return Kernels.of(layer, inputs=inputs, outputs=outputs)
 
 
 def _starts(kernels: Mapping[str, Kernels]) -> dict[tuple[str, str], int]:

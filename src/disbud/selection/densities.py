@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from disbud.errors import DisbudError, unknown_name
+from disbud.errors import DisbudError
 from disbud.graph.layers import Layer
 from disbud.selection.budgets import kept_count
+from disbud.selection.names import check_name
 from disbud.selection.smart_ratio import smart_ratio
 from disbud.ticket import Ticket
 
@@ -31,13 +32,17 @@ def allocate(
     >>> allocate("erk", layers, 0.95)
     {'first': 9261, 'last': 2649}
     """
+    if not isinstance(rule, str | Ticket | Mapping):
+        raise DisbudError(
+            f"densities is the name of a rule ({', '.join(RULES)}), a ticket, or a dict of densities by layer name, "
+            f"not {rule!r}"
+        )
     if sparsity is None:
         return _counts_of(rule, layers)
     empty, layers = [x for x in layers if not x.size], [x for x in layers if x.size]
     budget = kept_count(sparsity, sum(layer.size for layer in layers))
     if isinstance(rule, str):
-        if rule not in RULES:
-            raise unknown_name("density rule", rule, RULES)
+        check_name("density rule", rule, RULES)
         wanted = RULES[rule](layers, budget, **settings)
     else:
         wanted = _as_given(rule, layers, budget)
@@ -107,13 +112,23 @@ def _as_given(given: Ticket | Mapping[str, float], layers: Sequence[Layer], budg
     missing = [layer.name for layer in layers if layer.name not in given]
     if missing:
         raise DisbudError(f"no density is given for {', '.join(missing[:3])}; every prunable layer needs one")
+    for name, density in given.items():
+        if not _is_density(density):
+            raise DisbudError(
+                f"densities are fractions of weights kept, from 0 to 1; that of {name} is {density!r}"
+            )
     raw = [float(given[layer.name]) for layer in layers]
-    if any(not 0 <= density <= 1 for density in raw):
-        raise DisbudError("densities are fractions of weights kept, from 0 to 1")
     wanted = [density * layer.size for density, layer in zip(raw, layers, strict=True)]
     if abs(sum(wanted) - budget) < 0.5:
         return wanted
     return _filled(layers, raw, budget)
+
+
+def _is_density(value: object) -> bool:
+    try:
+        return 0 <= float(value) <= 1  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
 
 
 def _filled(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 
-from disbud.errors import DisbudError, unknown_name
+from disbud.errors import DisbudError
 from disbud.graph.layers import Layer
+from disbud.selection.names import check_name
 
 # The raw weight of layer l of n, before scaling; k = n - l + 1 counts layers from the output.
 SHAPES: dict[str, Callable[[int], int]] = {
@@ -34,10 +36,9 @@ def smart_ratio(
     `shape` is the paper's ablation: "linear", "cubic", "uniform", or "ascending", whose excess moves to earlier layers.
     `chain` None is read as no chain here; `prune` looks at the model and resolves it.
     """
-    if shape not in SHAPES:
-        raise unknown_name("smart-ratio shape", shape, SHAPES)
-    if not 0 <= linear_density <= 1:
-        raise DisbudError(f"linear_density is a density from 0 to 1, not {linear_density}")
+    check_name("smart-ratio shape", shape, SHAPES)
+    if not isinstance(linear_density, Real) or not 0 <= linear_density <= 1:
+        raise DisbudError(f"linear_density is a density from 0 to 1, not {linear_density!r}")
     fixed = _fixed(layers, budget, linear_density, official=official)
     n = len(layers)
     raw = [

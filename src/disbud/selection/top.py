@@ -61,7 +61,10 @@ def keep_lowest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     chosen = keep_highest(ranked, min(count, available))
     missing = count - min(count, available)
     masks = {
-        name: torch.zeros_like(among).masked_scatter_(among, chosen[name]) for name, among in nonzero.items()
+        name: torch.zeros_like(among, memory_format=torch.contiguous_format).masked_scatter_(
+            among, chosen[name]
+        )
+        for name, among in nonzero.items()
     }
     _keep_first(_flattened(scores), {name: mask.view(-1) for name, mask in masks.items()}, 0.0, missing)
     return masks
@@ -202,4 +205,5 @@ def _sample(parts: list[Tensor], low: float, high: float, inside: int) -> Tensor
 
 
 def _next(value: float, towards: float, dtype: torch.dtype) -> float:
-    return float(torch.nextafter(torch.tensor(value, dtype=dtype), torch.tensor(towards, dtype=dtype)))
+    here, there = (torch.tensor(x, dtype=dtype, device="cpu") for x in (value, towards))
+    return float(torch.nextafter(here, there))

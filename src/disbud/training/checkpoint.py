@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import itertools
 import json
 import os
 import pickle
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy
 import torch
+from torch import nn
 
 from disbud.errors import DisbudError
 from disbud.files import replacing
+from disbud.isolation import bare
 from disbud.origin import Json
-from disbud.parameters import canonical, fingerprint
+from disbud.parameters import canonical, fingerprint, parameters
+from disbud.training.behaviour import difference, signature
 from disbud.training.surroundings import Streams, set_others
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.optim import Optimizer
 
     from disbud.data import Dataset
     from disbud.ticket import Ticket
     from disbud.training.recipes import Recipe
 
-_FORMAT, _VERSION = "disbud.checkpoint", 1
+_FORMAT, _VERSION = "disbud.checkpoint", 2
+_FIELDS = ("identity", "behaviour", "by kernels", "model", "extra state", "optimizer", "position")
 # What zipfile and torch.load raise on bytes that are not theirs.
 _UNREADABLE = (
     AttributeError,
@@ -67,7 +73,8 @@ class Position:
 def identity(
     model: nn.Module, dataset: Dataset, *, ticket: Ticket | None, recipe: Recipe, seed: int
 ) -> dict[str, Json]:
-    """What makes a run that run: with other settings, seed, data, ticket or weights it is another one."""
+    """What makes a run that run: with other settings, seed, data, ticket, weights or frozen ones it is another one."""
+    frozen = sorted(name for name, parameter in parameters(model).items() if not parameter.requires_grad)
     return {
         "recipe": recipe.to_json(),
         "seed": seed,
@@ -75,6 +82,7 @@ def identity(
         "ticket": None if ticket is None else _ticket_hash(ticket),
         "model": fingerprint(model),
         "starting weights": _hash_of(tensors(model)),
+        "frozen": [*frozen],
     }
 
 
@@ -86,49 +94,104 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-class Checkpoint:
-    """The file a run is kept in."""
-
-    def __init__(self, path: str | os.PathLike[str], whose: dict[str, Json]) -> None:
-        self._path = Path(path)
-        self._whose = whose
-        if not self._path.parent.is_dir():
+def extra_state(model: nn.Module) -> dict[str, object]:
+    """The extra state of each module that has one, by canonical name; raises where it could not be read back."""
+    found = {}
+    for name, module in _with_extra_state(model).items():
+        found[name] = module.get_extra_state()
+        file = io.BytesIO()
+        try:
+            torch.save(found[name], file)
+            file.seek(0)
+            torch.load(file, weights_only=True)
+        except Exception as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0]
             raise DisbudError(
-                f"{path}: a checkpoint cannot be written there: there is no folder {self._path.parent}"
-            )
+                f"the extra state of {name!r} ({type(module).__name__}) cannot be kept in a checkpoint: {said}; let "
+                "get_extra_state return tensors, numbers, text, and lists, tuples or dicts of them"
+            ) from error
+    return found
 
-    def write(self, model: nn.Module, optimizer: Optimizer, position: Position) -> None:
+
+class Checkpoint:
+    """The file a run is kept in. What it holds is read at once: a file of another run is refused before any training.
+
+    A run is another one too where its network computes something else from the same weights.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        model: nn.Module,
+        dataset: Dataset,
+        *,
+        ticket: Ticket | None,
+        recipe: Recipe,
+        seed: int,
+    ) -> None:
+        self.path = Path(path)
+        if not self.path.parent.is_dir():
+            raise DisbudError(
+                f"{path}: a checkpoint cannot be written there: there is no folder {self.path.parent}"
+            )
+        extra_state(model)
+        self._whose = identity(model, dataset, ticket=ticket, recipe=recipe, seed=seed)
+        self._signature = signature(model, dataset)
+        self._found = self._read()
+        self.by_kernels = None if self._found is None else bool(self._found["by kernels"])
+
+    def write(
+        self, model: nn.Module, optimizer: Optimizer, position: Position, *, by_kernels: bool = False
+    ) -> None:
         """Replace the file by the run as it is now."""
         content = {
             _FORMAT: _VERSION,
             "identity": json.dumps(self._whose, sort_keys=True),
+            "behaviour": self._signature,
+            "by kernels": by_kernels,
             "model": {name: tensor.detach() for name, tensor in tensors(model).items()},
+            "extra state": extra_state(model),
             "optimizer": optimizer.state_dict(),
             "position": dict(vars(position)),
         }
         try:
-            with replacing(self._path) as part:
+            with replacing(self.path) as part:
                 torch.save(content, part)
         except OSError as error:
             raise DisbudError(
-                f"{self._path}: the checkpoint cannot be written: {error.strerror or error}"
+                f"{self.path}: the checkpoint cannot be written: {error.strerror or error}"
             ) from error
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> Position | None:
-        """Put model and optimizer where the file left them; None where there is no file."""
-        if not self._path.exists():
+        """Put model and optimizer where the file left them; None where there was no file."""
+        content, self._found = self._found, None
+        if content is None:
             return None
-        try:
-            content = _read(self._path)
-            self._check_identity(content)
+        with self._named():
             position = _position(content["position"])
             _load(model, content["model"])
+            _load_extra(model, content["extra state"])
             _load_optimizer(optimizer, content["optimizer"])
             if position.streams is not None:
                 _load_streams(position.streams)
-        except DisbudError as error:
-            raise DisbudError(f"{self._path}: {error}") from None
         return position
+
+    def _read(self) -> dict[str, object] | None:
+        if not self.path.exists():
+            return None
+        with self._named():
+            content = _read(self.path)
+            self._check_identity(content)
+            self._check_behaviour(content["behaviour"])
+        return content
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors within begin with the name of the file."""
+        try:
+            yield
+        except DisbudError as error:
+            raise DisbudError(f"{self.path}: {error}") from None
 
     def _check_identity(self, content: Mapping[str, object]) -> None:
         try:
@@ -138,14 +201,27 @@ class Checkpoint:
         if not isinstance(theirs, dict):
             raise DisbudError("identity: is not what disbud writes")
         there, here = _flat(theirs), _flat(self._whose)
-        for key in here:
-            if there.get(key) != here[key]:
-                shown = not isinstance(here[key], str) or key.startswith("recipe.")
-                values = f" ({there.get(key)!r} there, {here[key]!r} here)" if shown else ""
+        for key in here | there:
+            if there.get(key) != here.get(key):
+                shown = not isinstance(here.get(key), str) or key.startswith("recipe.")
+                said = [repr(side[key]) if key in side else "not set" for side in (there, here)]
+                values = f" ({said[0]} there, {said[1]} here)" if shown else ""
                 raise DisbudError(
                     f"{key}: the checkpoint is of another run, and differs in its {key}{values}; "
                     "start this run as that one was started, or give it another file"
                 )
+
+    def _check_behaviour(self, theirs: object) -> None:
+        if not isinstance(theirs, dict) or not all(
+            isinstance(seen, torch.Tensor) for seen in theirs.values()
+        ):
+            raise DisbudError("behaviour: is not what disbud writes")
+        what = difference(self._signature, theirs)
+        if what is not None:
+            raise DisbudError(
+                f"the network computes other {what} than the one of the checkpoint did from the same weights; go on "
+                "with the network of that run, on the same kind of device, or give this one another file"
+            )
 
 
 def _read(path: Path) -> dict[str, object]:
@@ -165,7 +241,7 @@ def _read(path: Path) -> dict[str, object]:
         raise DisbudError(f"this is not a checkpoint of disbud: it has no field {_FORMAT!r}")
     if content[_FORMAT] != _VERSION:
         raise DisbudError(f"{_FORMAT}: version {content[_FORMAT]!r} cannot be read, only {_VERSION}")
-    for key in ("identity", "model", "optimizer", "position"):
+    for key in _FIELDS:
         if key not in content:
             raise DisbudError(f"{key}: the field is missing")
     return content
@@ -209,6 +285,23 @@ def _load(model: nn.Module, saved: object) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(saved[name])
+
+
+def _with_extra_state(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that keep more than parameters and buffers, by canonical name."""
+    return {
+        canonical(name): module
+        for name, module in bare(model).named_modules()
+        if type(module).get_extra_state is not nn.Module.get_extra_state
+    }
+
+
+def _load_extra(model: nn.Module, saved: object) -> None:
+    modules = _with_extra_state(model)
+    if not isinstance(saved, dict) or saved.keys() != modules.keys():
+        raise DisbudError("extra state: is not that of the modules of the model")
+    for name, module in modules.items():
+        module.set_extra_state(saved[name])
 
 
 def _load_optimizer(optimizer: Optimizer, saved: object) -> None:

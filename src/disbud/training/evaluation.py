@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from disbud.errors import DisbudError, unknown_name
 from disbud.isolation import the_device
-from disbud.training.batches import Feed
+from disbud.training.batches import Feed, input_type
+from disbud.training.given import check_dataset, check_model
 from disbud.training.recipes import PRECISIONS
 from disbud.training.surroundings import autocast, in_mode
 
@@ -48,11 +49,14 @@ def evaluate(
     >>> evaluate(model, data).accuracy < 0.3
     True
     """
+    check_model(model)
+    check_dataset(dataset)
     if split not in ("train", "test"):
         raise unknown_name("split", split, ("train", "test"))
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-    return evaluate_feed(model, Feed(dataset, split, device=the_device(model)), precision=precision)
+    feed = Feed(dataset, split, device=the_device(model), dtype=input_type(model))
+    return evaluate_feed(model, feed, precision=precision)
 
 
 def evaluate_feed(model: nn.Module, feed: Feed, *, precision: str) -> Evaluation:
@@ -65,7 +69,7 @@ def evaluate_feed(model: nn.Module, feed: Feed, *, precision: str) -> Evaluation
             inputs, labels = feed.batch(slice(start, start + _BATCH))
             logits = checked_logits(model(inputs), len(labels), feed.classes)
             correct += (logits.argmax(1) == labels).sum()
-            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+            loss += F.cross_entropy(at_least_float32(logits), labels, reduction="sum")
     return Evaluation(int(correct) / len(feed), float(loss) / len(feed))
 
 
@@ -79,3 +83,8 @@ def checked_logits(output: object, examples: int, classes: int) -> Tensor:
             f"{classes} classes; training needs ({examples}, {classes})"
         )
     return output
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Logits to take a loss of: of 16 bits a sum of exponentials would be no good."""
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from disbud.errors import DisbudError
+from disbud.errors import DisbudError, TicketError
 from disbud.parameters import parameters
+from disbud.training.checkpoint import tensors
+from disbud.training.given import check_model, check_ticket
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,19 +39,21 @@ class Guard:
         self._homes = _homes(model, ticket)
         self._removed = {name: ~mask for name, mask in ticket.masks.items()}
         self._hooked: dict[str, tuple[nn.Parameter, RemovableHandle | None]] = {}
+        self._released = False
 
     @torch.no_grad()
     def apply_(self) -> None:
         """Set weights and gradients off the ticket to zero now, as after loading dense weights.
 
-        `disbud.sparse` does so itself on entering, after each step of an optimizer, and on leaving.
+        `disbud.sparse` does so itself on entering, after each step of an optimizer, and on leaving. After the block
+        it is a matter of once: nothing is followed any more.
         """
         for name, parameter in self._present().items():
             parameter.masked_fill_(self._off(name, parameter.device), 0)
             self._clean_gradient(name, parameter)
 
     def _present(self) -> dict[str, nn.Parameter]:
-        """The model's parameters as they are now, each with its hook.
+        """The model's parameters as they are now, each with its hook until the block is left.
 
         They are looked up by place: `load_state_dict(assign=True)` puts other objects where ours were.
         """
@@ -57,7 +62,8 @@ class Guard:
             parameter = module._parameters.get(attribute)
             if parameter is None:
                 raise DisbudError(f"the parameter {name!r} was taken off the model inside disbud.sparse")
-            if name not in self._hooked or self._hooked[name][0] is not parameter:
+            hooked = name in self._hooked and self._hooked[name][0] is parameter
+            if not hooked and not self._released:
                 self._unhook(name)
                 self._hooked[name] = parameter, self._hook(name, parameter)
             present[name] = parameter
@@ -114,6 +120,7 @@ class Guard:
             handle.remove()
 
     def _release(self) -> None:
+        self._released = True
         for name in list(self._hooked):
             self._unhook(name)
 
@@ -126,8 +133,11 @@ def sparse(model: nn.Module, ticket: Ticket, optimizer: Optimizer | None = None)
     Every torch optimizer that holds a pruned parameter is followed, whether given or not; one that is given
     is checked to hold some. The block is given a `Guard`.
 
+    The weights kept are those of the model. Where the ticket must start from weights of its own
+    (`ticket.start`), load them first by `ticket.start_(model)`; a warning says so where they are not there.
+
     The model stays an ordinary one: it is not wrapped, its state_dict, pickles and copies are those of a
-    plain model, and no hook is left behind. A copy keeps its zeros but is not followed.
+    plain model, and no hook is left behind, also when the block raises. A copy keeps its zeros but is not followed.
 
     >>> import disbud, torch
     >>> model = torch.nn.Linear(4, 2)
@@ -139,9 +149,21 @@ def sparse(model: nn.Module, ticket: Ticket, optimizer: Optimizer | None = None)
     >>> int((model.weight != 0).sum())
     4
     """
+    check_model(model)
+    check_ticket(ticket)
     ticket.check(model)
     if optimizer is not None:
         _check_optimizer(optimizer, model, ticket)
+    said = _other_start(model, ticket)
+    if said is not None:
+        warnings.warn(said, stacklevel=3)  # past contextlib, at the block
+    with guarded(model, ticket) as guard:
+        yield guard
+
+
+@contextlib.contextmanager
+def guarded(model: nn.Module, ticket: Ticket) -> Iterator[Guard]:
+    """`sparse` for a model and a ticket that are known to be what they should be."""
     guard = Guard(model, ticket)
     # The hook of all optimizers, not of the one given: a second optimizer on the same model counts too.
     handle = register_optimizer_step_post_hook(guard._after_step)
@@ -149,9 +171,37 @@ def sparse(model: nn.Module, ticket: Ticket, optimizer: Optimizer | None = None)
         guard.apply_()
         yield guard
         guard.apply_()
+    except BaseException:
+        with contextlib.suppress(DisbudError):  # the error of the block is the one to see
+            guard.apply_()
+        raise
     finally:
         handle.remove()
         guard._release()
+
+
+def _other_start(model: nn.Module, ticket: Ticket) -> str | None:
+    """What to say where the ticket must start from weights that the model has not; the model stays as it is."""
+    if ticket.start is None:
+        return None
+    own = tensors(model)
+    found = {name: tensor.detach().clone() for name, tensor in own.items()}
+    try:
+        ticket.start_(model)
+        same = all(torch.equal(own[name][mask], found[name][mask]) for name, mask in ticket.masks.items())
+    except TicketError as error:
+        return f"{error}; whether the model has them is not known"
+    finally:
+        with torch.no_grad():
+            for name, tensor in own.items():
+                if not torch.equal(tensor, found[name]):
+                    tensor.copy_(found[name])
+    if same:
+        return None
+    return (
+        f"the ticket starts from weights of its own ({ticket.start.file}), and the model has others; load them by "
+        "ticket.start_(model), or say that others are meant by dataclasses.replace(ticket, start=None)"
+    )
 
 
 def _homes(model: nn.Module, ticket: Ticket) -> dict[str, tuple[nn.Module, str]]:

@@ -73,7 +73,7 @@ class Recipe:
     `momentum` is SGD's momentum and Adam's first beta. `milestones` are the epochs at which schedule "step"
     multiplies the learning rate by `gamma`. `warmup_epochs` raise it linearly from nothing, before the
     schedule. `augment` "flip" mirrors half of the images; "crop-flip" also shifts each by up to an eighth
-    of its height, black around it (4 pixels of 32, as the papers do). `label_smoothing` changes what is
+    of its height and width, black around it (4 pixels of 32, as the papers do). `label_smoothing` changes what is
     descended, not the losses that are reported. `precision` "bf16" is autocast: the weights stay float32.
     `channels_last` is a memory order: weights keep their values, and are put back as they lay. `clip_norm`
     bounds the norm of all gradients together. `accelerate` "auto" trains tickets on the CPU by sparse kernels

@@ -30,7 +30,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where a run stopped because its training loss was no number any more; epochs and steps count from 1.
+    """Where a run stopped because its loss was no number any more; epochs and steps count from 1.
+
+    It is the training loss of that step; or, after the last step of an epoch, the loss on the test images.
 
     >>> from disbud.training import Divergence
     >>> print(Divergence(epoch=3, step=12, loss=float("inf")))
