@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -196,3 +198,174 @@ def test_the_cost_model_is_the_same_everywhere_and_knows_what_pays() -> None:
     dense = accelerate(model, whole, example=x, plan="model").plan
     # The first layer has few inputs, so that the way between layouts would cost more than its multiply-adds.
     assert list(dense.values())[3:8] == ["dense"] * 5
+
+
+def test_a_state_of_another_ticket_leaves_the_weights_alone_every_time() -> None:
+    model, ticket, x = made("vgg")
+    fast = planned(model, ticket, x, "sparse")
+    before = copy.deepcopy(fast.state_dict())
+    moved = disbud.Ticket.from_masks({name: mask.flip(0) for name, mask in ticket.masks.items()}, model=model)
+    other = accelerate(model, moved, example=x, plan="model")
+    trained(other, x)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="another ticket"):
+            fast.load_state_dict(other.state_dict())
+        assert furthest(dict(fast.state_dict()), dict(before)) == 0
+    fast.load_state_dict(before)
+
+
+def with_dead_channels() -> tuple[nn.Module, disbud.Ticket, torch.Tensor]:
+    """A network of whose eight channels three have no weights, and say nothing while BatchNorm's shift is zero."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+    masks = {"0.weight": torch.ones(8, 3, 3, 3) > 0, "5.weight": torch.ones(4, 8) > 0}
+    masks["0.weight"][2:5] = False
+    return model, disbud.Ticket.from_masks(masks), torch.randn(4, 3, 6, 6)
+
+
+def test_a_state_in_which_removed_channels_speak_is_refused() -> None:
+    model, ticket, x = with_dead_channels()
+    fast = accelerate(model, ticket, example=x, plan="model", compact=True)
+    state = copy.deepcopy(model.state_dict())
+    state["0.weight"][2:5] = 7.0  # off the ticket, which counts for nothing
+    state["1.bias"][0] = 0.5
+    fast.load_dense_state(state)
+    before = fast.dense_state()
+    assert float(before["1.bias"][0]) == 0.5
+    state["1.bias"][3] = 0.5
+    with pytest.raises(disbud.DisbudError, match=r"channels that compaction removed, in 1\.bias;"):
+        fast.load_dense_state(state)
+    assert furthest(fast.dense_state(), before) == 0
+
+
+def test_finishing_a_compacted_model_keeps_the_mode_of_each_part() -> None:
+    model, ticket, x = with_dead_channels()
+    model.train()
+    model[1].eval()
+    for compact in (False, True):
+        finished = accelerate(model, ticket, example=x, plan="model", compact=compact).finish()
+        assert [m.training for m in finished.modules()] == [m.training for m in model.modules()]
+
+
+class Transposed(nn.Module):
+    """A pruned layer that no kernel runs."""
+
+    def __init__(self, *, inplace: bool = False) -> None:
+        super().__init__()
+        self.first, self.up = nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 8, 2)
+        self.relu, self.head = nn.ReLU(inplace=inplace), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.relu(self.up(self.first(x))).mean((2, 3)))
+        return logits
+
+
+def test_calls_at_the_same_time_do_not_meet() -> None:
+    model, x = Transposed(), torch.randn(4, 3, 6, 6)
+    ticket = disbud.prune(model, "random", sparsity=0.5, example=x)
+    ticket = disbud.Ticket.from_masks({**ticket.masks, "up.weight": torch.rand(8, 8, 2, 2) < 0.5})
+    fast = accelerate(model, ticket, example=x, plan="model").eval()
+    with torch.no_grad():
+        wanted = fast(x)
+    state = copy.deepcopy(fast.state_dict())
+    off: list[float] = []
+
+    def call() -> None:
+        for _ in range(100):
+            with torch.no_grad():
+                off.append(apart(fast(x), wanted))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=call) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(off) == 300
+    assert max(off) < CLOSE
+    assert furthest(dict(fast.state_dict()), dict(state)) == 0
+    assert isinstance(fast.module.get_parameter("up.weight"), nn.Parameter)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_explaining_runs_what_the_model_runs_and_leaves_gradients(*, inplace: bool) -> None:
+    model, x = Transposed(inplace=inplace), torch.randn(4, 3, 6, 6)
+    masks = {name: torch.rand(p.shape) < 0.5 for name, p in model.named_parameters() if p.dim() > 1}
+    fast = accelerate(model, disbud.Ticket.from_masks(masks), example=x, plan="model")
+    fast(x).square().sum().backward()
+    before = {name: p.grad.clone() for name, p in fast.named_parameters()}
+    told = fast.explain(on=x)
+    assert told.rest is not None
+    assert told.rest["torch"][1] > 0
+    assert furthest({name: p.grad for name, p in fast.named_parameters()}, before) == 0
+
+
+def test_a_batch_too_small_to_time_is_refused() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)), torch.randn(4, 6)
+    fast = accelerate(model, disbud.prune(model, "random", sparsity=0.5), example=x, plan="model")
+    with pytest.raises(disbud.DisbudError, match="more than one input"):
+        fast.explain(on=x[:1])
+
+
+def test_a_frozen_first_layer_is_measured() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+    model[0].requires_grad_(False)
+    ticket = disbud.prune(model, "random", sparsity=0.9, densities="uniform")
+    x = torch.randn(16, 3, 8, 8)
+    names = [name for name in accelerate(model, ticket, example=x).plan]
+    assert names == ["0.weight", "2.weight"]
+
+
+def test_what_was_measured_need_not_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ticket, x = made("residual", sparsity=0.9)
+    accelerate(model, ticket, example=x, plan="model")  # the kernels are there
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DISBUD_CACHE", str(tmp_path / "file" / "cache"))
+    fast = accelerate(model, ticket, example=x, plan="auto")
+    assert any(row.why.startswith("measured") for row in fast.explain().rows)
+
+
+def test_a_model_that_cannot_be_copied_is_refused_in_words() -> None:
+    model = nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(12, 8)), nn.ReLU(), nn.Linear(8, 2))
+    ticket = disbud.Ticket.from_masks({"2.weight": torch.rand(2, 8) < 0.5})
+    with pytest.raises(disbud.DisbudError, match="cannot be copied"):
+        accelerate(model, ticket, example=torch.randn(4, 12), plan="model")
+
+
+def test_outputs_that_are_rounding_are_not_held_against_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8, track_running_stats=False))
+    ticket = disbud.Ticket.from_masks({"0.weight": torch.zeros(8, 3, 3, 3) > 0})
+    x = torch.randn(4, 3, 6, 6)
+    fast = accelerate(model, ticket, example=x, plan={"0.weight": "sparse"})
+    ticket.apply_(model)
+    assert float((fast(x) - model(x)).detach().abs().max()) < 1e-3
+
+
+class Remembering(nn.Linear):
+    """A layer with a state that is no tensor."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"epoch": getattr(self, "epoch", 3)}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.epoch = state["epoch"]
+
+
+def test_states_hold_what_is_no_tensor() -> None:
+    model, x = nn.Sequential(Remembering(6, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(4, 6)
+    model[0].epoch = 5
+    ticket = disbud.Ticket.from_masks({"2.weight": torch.rand(2, 6) < 0.5})
+    fast = accelerate(model, ticket, example=x, plan="model")
+    state = fast.dense_state()
+    assert state.keys() == model.state_dict().keys()
+    assert state["0._extra_state"] == {"epoch": 5}
+    model[0].epoch = 7
+    fast.load_dense_state(model.state_dict())
+    assert fast.dense_state()["0._extra_state"] == {"epoch": 7}
+    assert fast.finish()[0].epoch == 7

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from torch import nn
 import disbud
 from disbud import DisbudError, Ticket
 from disbud.acceleration import Bench, Route, Timing
+from disbud.acceleration.measuring import clock_of, in_turn
 from disbud.cli import main
 from disbud.kernels import library
 from disbud.models import build
@@ -85,6 +89,82 @@ def test_a_way_that_cannot_be_gone_says_why() -> None:
     assert "float32" in str(by_name["sparse"].refused)
     with pytest.raises(DisbudError, match="rounds=0"):
         disbud.bench(model, ticket, example=torch.zeros(4, 8), rounds=0)
+
+
+def mlp() -> tuple[nn.Module, Ticket]:
+    model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    return model, disbud.prune(model, "magnitude", sparsity=0.5)
+
+
+def test_what_makes_no_step_is_timed_forward() -> None:
+    model, ticket = mlp()
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    for net, images, why in ((model, 1, "more than 1 value"), (frozen, 4, "asks for a gradient")):
+        found = disbud.bench(net, ticket, example=torch.zeros(images, 12), rounds=1)
+        assert [route.name for route in found.routes] == NAMES
+        assert all(route.step is None and route.forward is not None for route in found.routes)
+        assert why in str(found.routes[0].refused)
+        assert found.recommendation("step").startswith("to train: no way can be gone here; ")
+        assert why in found.recommendation("step")
+        recommended = found.to_json()["recommended"]
+        assert isinstance(recommended, dict)
+        assert recommended["step"] is None
+        assert recommended["forward"] in NAMES
+        with pytest.raises(DisbudError, match=why):
+            found.best("step")
+
+
+def test_a_frozen_first_layer_is_no_hindrance() -> None:
+    model = convnet()
+    model[0].requires_grad_(False)
+    ticket = disbud.prune(model, "magnitude", sparsity=0.9)
+    found = disbud.bench(model, ticket, example=torch.zeros(16, 3, 16, 16), rounds=1)
+    assert all(route.step is not None for route in found.routes)
+
+
+def test_a_model_in_sixteen_bits_is_timed_in_thirty_two() -> None:
+    model, ticket = mlp()
+    found = disbud.bench(model.bfloat16(), ticket, example=torch.zeros(4, 12, dtype=torch.bfloat16), rounds=1)
+    assert [route.refused for route in found.routes] == [None] * len(NAMES)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_route_that_the_rounds_do_not_tell_from_dense_is_not_advised() -> None:
+    dense, half = Timing(0.4, 1.0, 0.5, None, (0.3, 0.5)), Timing(0.42, 1.0, 1.0, None, (0.4, 0.43))
+    for interval, chosen in (((0.1, 0.35), "dense"), ((0.1, 0.29), "sparse")):
+        fast = Timing(0.2, 2.0, 2.0, None, interval)
+        routes = [
+            Route(name, timing, timing)
+            for name, timing in (("dense", dense), ("dense bfloat16", half), ("sparse", fast))
+        ]
+        found = Bench(tuple(routes), None, batch=8, threads=1)
+        assert found.best("step").name == "sparse"
+        assert found.recommended("step").name == chosen
+        assert found.to_json()["recommended"] == {"step": chosen, "forward": chosen}
+        unclear = found.recommendation("step") == "to train: dense; no route is clearly faster here"
+        assert unclear == (chosen == "dense")
+
+
+def test_short_ways_are_repeated_until_they_can_be_timed() -> None:
+    """By a clock that calls move on: the first call of each sample takes ten times as long, and does not count."""
+    now, calls = [0.0], {"short": 0, "long": 0}
+    last = [""]
+
+    def way(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            calls[name] += 1
+            now[0] += seconds * (1 if last[0] == name else 10)
+            last[0] = name
+
+        return run
+
+    ways = {"short": way("short", 0.001), "long": way("long", 0.05)}
+    times = in_turn(ways, rounds=3, clock=lambda: now[0])
+    assert times["short"] == pytest.approx([0.001] * 3)
+    assert times["long"] == pytest.approx([0.05] * 3)
+    assert calls["short"] > 3 * calls["long"]
+    assert clock_of("cuda") is time.perf_counter
+    assert clock_of("cpu") is (time.process_time if torch.get_num_threads() == 1 else time.perf_counter)
 
 
 def test_advice_follows_the_times() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from disbud.errors import DisbudError
-from disbud.kernels.build import INSTRUCTIONS, build, find_compiler, usable_instructions
-from disbud.kernels.library import team_of_torch
+from disbud.kernels.build import INSTRUCTIONS, Compiler, build, find_compiler, usable_instructions
+from disbud.kernels.library import Library, team_of_torch
 
 LAYER = """
 import torch
@@ -133,6 +133,40 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_compiler_that_is_named_is_not_replaced_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     assert find_compiler() is None
+
+
+def test_a_compiler_may_be_named_with_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    path, _ = counting_compiler(folder)
+    monkeypatch.setenv("CC", str(path))  # one word, that no shell would take for one
+    alone = find_compiler()
+    monkeypatch.setenv("CC", f"'{path}' -O2 -DONE='a b'")
+    with_arguments = find_compiler()
+    assert alone is not None
+    assert with_arguments is not None
+    assert alone.command == [str(path)]
+    assert with_arguments.command == [str(path), "-O2", "-DONE=a b"]
+    cc = shutil.which("cc")
+    assert cc is not None
+    monkeypatch.setenv("CC", f"env LC_ALL=C {cc}")
+    through = find_compiler()
+    plain = Compiler(cc, "1")
+    assert through is not None
+    assert through.command[1:] == ["LC_ALL=C", cc]
+    builds = [build("plain", compiler, cache=tmp_path / "cache") for compiler in (plain, through)]
+    assert builds[0] != builds[1]
+    assert all(Library("plain", path).instructions == "plain" for path in builds)
+    monkeypatch.setenv("CC", "gcc '-O2")
+    with pytest.raises(DisbudError, match="CC=gcc '-O2 is no command"):
+        find_compiler()
+
+
+def test_kernels_that_cannot_be_loaded_name_the_way_out(tmp_path: Path) -> None:
+    damaged = tmp_path / "kernels.so"
+    damaged.write_bytes(b"no library")
+    with pytest.raises(DisbudError, match=r"(?s)kernels\.so.*DISBUD_CACHE=FOLDER.*DISBUD_KERNELS=torch"):
+        Library("plain", damaged)
 
 
 def test_each_instruction_set_and_compiler_has_its_own_build(

@@ -3,6 +3,7 @@
 from disbud.acceleration.accelerate import accelerate
 from disbud.acceleration.accelerated import Accelerated
 from disbud.acceleration.explaining import Explanation, LayerRow
-from disbud.acceleration.routes import Bench, Route, Timing, bench
+from disbud.acceleration.routes import bench
+from disbud.acceleration.timings import Bench, Route, Timing
 
 __all__ = ["Accelerated", "Bench", "Explanation", "LayerRow", "Route", "Timing", "accelerate", "bench"]

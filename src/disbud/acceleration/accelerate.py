@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Literal
 
@@ -15,8 +14,8 @@ from disbud.acceleration.building import runner_of
 from disbud.acceleration.layers import Layer, RunLayer, layer_of
 from disbud.acceleration.planning import Plan, choose
 from disbud.acceleration.program import Step, observing
-from disbud.acceleration.reading import Reading, is_layer, names_of, read
-from disbud.acceleration.weights import Place, places_of, thin
+from disbud.acceleration.reading import Reading, is_layer, names_of, one_call, read
+from disbud.acceleration.weights import Place, copied, places_of, thin
 from disbud.compaction import Compacted
 from disbud.compaction import compact as compacted_of
 from disbud.errors import DisbudError, unknown_name
@@ -29,6 +28,8 @@ from disbud.ticket import Ticket
 # a deep network, stays well below it; a graph that is not the model's does not. bfloat16 rounds by up to 2^-8, which
 # is 4e-3, and does so some dozens of times in a deep network.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+# Numbers of that size are rounding, as where BatchNorm divides the rounding of a constant by its own deviation.
+FLOOR = 0.01
 STORED = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Compaction is worth its seconds, for compact="auto", from this share of the weights on.
 WORTH_COMPACTING = 0.1
@@ -104,7 +105,9 @@ def _stored(activations: str) -> torch.dtype:
 
 def _skeleton(model: nn.Module, ticket: Ticket) -> nn.Module:
     """A copy of the model on its ticket, without gradients."""
-    skeleton = copy.deepcopy(model)
+    skeleton = copied(
+        model, otherwise="where old weight_norm makes its weights, take torch's parametrizations"
+    )
     for parameter in skeleton.parameters():
         parameter.grad = None
     ticket.apply_(skeleton)
@@ -141,7 +144,7 @@ def _compacted(
     before, after = found.account.parameters
     if not always and after > (1 - WORTH_COMPACTING) * before:
         return None
-    return copy.deepcopy(model), found
+    return copied(model, otherwise="accelerate it with compact=False"), found
 
 
 def _layers(model: nn.Module, ticket: Ticket, reading: Reading, stored: torch.dtype) -> dict[int, Layer]:
@@ -180,9 +183,10 @@ def _standing(model: nn.Module, ticket: Ticket, layers: Mapping[int, Layer]) -> 
 
 
 def _install(model: nn.Module, reading: Reading, layers: Mapping[int, Layer]) -> None:
-    """Put the programs in the place of each region's forward."""
-    for path, region in reading.regions.items():
-        module = model.get_submodule(path)
+    """Put the programs in the place of each region's forward, and of each layer's, for code that calls it itself."""
+    paths = {path for path, module in model.named_modules() if id(module) in layers}
+    for region in {**{path: one_call(path) for path in paths}, **reading.regions}.values():
+        module = model.get_submodule(region.path)
         module.forward = runner_of(module, region, layers)
 
 
@@ -215,7 +219,8 @@ def _output(model: nn.Module, example: Example) -> list[Tensor]:
 
 def _check_agrees(wanted: list[Tensor], found: list[Tensor], tolerance: float) -> None:
     for want, got in zip(wanted, found, strict=True):
-        apart = float((got - want).norm() / want.norm().clamp(min=1e-30))
+        allowed = want.norm() + FLOOR * want.numel() ** 0.5
+        apart = float((got - want).norm() / allowed.clamp(min=1e-30))
         if apart > tolerance and bool(want.isfinite().all()):
             raise DisbudError(
                 f"the accelerated model is off the dense one by {apart:.1e} on the example: its forward does something "

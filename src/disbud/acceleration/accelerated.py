@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -13,8 +12,10 @@ from disbud.acceleration.explaining import Explanation, explain
 from disbud.acceleration.layers import Layer
 from disbud.acceleration.weights import (
     Place,
+    copied,
     dense_state,
     digests,
+    masks_by_key,
     standing_in,
     thinned_state,
     widen,
@@ -108,7 +109,7 @@ class Accelerated(nn.Module):
         >>> row.layer, row.kernel, row.why, row.kept
         ('0.weight', 'sparse', 'the plan says so', 16)
         """
-        return explain(self.module, self.ticket, self._layers, self._refused, on=on)
+        return explain(self, self.ticket, self._layers, self._refused, on=on)
 
     def dense_state(self) -> dict[str, Tensor]:
         """The present weights as a state of the dense model: its keys, its shapes, zeros off the ticket.
@@ -138,7 +139,7 @@ class Accelerated(nn.Module):
         """
         (full,) = self._full
         if full is not None:
-            state = _small(full[1], state)
+            state = _small(*full, state)
         self.module.load_state_dict(thinned_state(self.module, self.ticket.masks, state))
 
     def finish(self, model: nn.Module | None = None) -> nn.Module:
@@ -153,15 +154,19 @@ class Accelerated(nn.Module):
         (True, 16)
         """
         (full,) = self._full
+        otherwise = "finish(model) fills a dense model of yours"
         if model is None and full is None:
-            model = copy.deepcopy(self.module)
+            model = copied(self.module, otherwise=otherwise)
             for module in model.modules():
                 vars(module).pop("forward", None)
             widen(model, self.ticket.masks)
             return model
         if model is None:
             assert full is not None
-            model = copy.deepcopy(full[0]).train(self.training)
+            model = copied(full[0], otherwise=otherwise)
+            modes = {name: module.training for name, module in self.module.named_modules()}
+            for name, module in model.named_modules():
+                module.training = modes.get(name, self.training)
         state = self.dense_state()
         own = model.state_dict()
         model.load_state_dict({name: state[canonical(name)] for name in own if canonical(name) in state})
@@ -181,7 +186,8 @@ class Accelerated(nn.Module):
     ) -> None:
         given = state_dict.get(f"{prefix}places")
         if given is not None and not torch.equal(given, self.places):
-            error_msgs.append(
+            # At once, as torch would copy what fits before it tells of errors.
+            raise RuntimeError(
                 "the state is of a model accelerated on another ticket, whose kept weights lie elsewhere; take "
                 "weights over by load_dense_state(other.dense_state())"
             )
@@ -200,7 +206,7 @@ class Accelerated(nn.Module):
         return self
 
 
-def _small(compacted: Compacted, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _small(model: nn.Module, compacted: Compacted, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state of the full model as one of the compacted model."""
     given = {canonical(name): tensor for name, tensor in state.items()}
     missing, unknown = (
@@ -210,4 +216,17 @@ def _small(compacted: Compacted, state: Mapping[str, Tensor]) -> dict[str, Tenso
     if missing or unknown:
         what = f"lacks {', '.join(missing[:3])}" if missing else f"has {', '.join(unknown[:3])} besides"
         raise DisbudError(f"this is not a state of the dense model: it {what}; give model.state_dict()")
-    return {name: compacted.kept[name].take(tensor) for name, tensor in given.items()}
+    small = {name: compacted.kept[name].take(tensor) for name, tensor in given.items()}
+    back, masks = compacted.expand(small), masks_by_key(model, compacted.full_ticket.masks)
+    moved = [
+        name
+        for name, tensor in given.items()
+        # What lies off the ticket is left out.
+        if not torch.equal(*(each[masks[name]] if name in masks else each for each in (tensor, back[name])))
+    ]
+    if moved:
+        raise DisbudError(
+            f"this state differs in channels that compaction removed, in {', '.join(moved[:3])}; accelerate a model "
+            "that holds it"
+        )
+    return small

@@ -14,7 +14,7 @@ from disbud.acceleration.layers import SPARSE, Layer, RunLayer
 from disbud.acceleration.nodes import Nodes
 from disbud.acceleration.norms import RunNorm
 from disbud.acceleration.program import Program, Ref, Runner, Step
-from disbud.acceleration.reading import Region
+from disbud.acceleration.reading import Region, spelled
 from disbud.acceleration.rectified import RunRectifiedSum
 from disbud.acceleration.rules import EACH, METHODS, MODULES
 from disbud.acceleration.signals import Wish
@@ -26,6 +26,7 @@ def runner_of(module: nn.Module, region: Region, layers: Mapping[int, Layer]) ->
     nodes = Nodes(module, layers)
     return Runner(
         module,
+        follows_modes=spelled(region.training) != spelled(region.evaluation),
         training=_Builder(nodes, region.training, fold=False).program(),
         evaluation=_Builder(nodes, region.evaluation, fold=False).program(),
         inference=_Builder(nodes, region.evaluation, fold=True).program(),
@@ -67,9 +68,10 @@ class _Builder:
         for user in node.users:
             layer = self.nodes.layer(user)
             if layer is not None:
-                if layer.kernel == SPARSE:
+                self.then_blocked[node] |= layer.kernel == SPARSE
+                # A border of its own is put around the ordinary tensor, so that no halo is of use.
+                if layer.kernel == SPARSE and not layer.border:
                     self.wishes[node].append(layer)
-                    self.then_blocked[node] = True
             elif self.nodes.is_followed(user):
                 self.then_blocked[node] |= self.then_blocked[user]
                 if self.nodes.rule(user) in _HANDED_ON:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
@@ -39,11 +40,13 @@ class RunMethod:
     def __init__(self, name: str) -> None:
         # torch's convolutions hand on channels_last, of which view makes no rows.
         self.name = "reshape" if name == "view" else name
+        self.renamed = {"size": "shape"} if name == "view" else {}
 
     def __call__(self, wish: Wish, input: object, *args: object, **kwargs: object) -> object:
         """What the method returns."""
-        given = tree_map(plain, (args, kwargs))
-        return getattr(plain(input), self.name)(*given[0], **given[1])
+        args, kwargs = tree_map(plain, (args, kwargs))
+        named = {self.renamed.get(key, key): value for key, value in kwargs.items()}
+        return getattr(plain(input), self.name)(*args, **named)
 
 
 class RunModule:
@@ -68,15 +71,25 @@ class RunRule:
         self.otherwise = otherwise
         self.module = module
         self.settings = settings
+        self.signature = inspect.signature(rule)
 
     def __call__(self, wish: Wish, *args: object, **kwargs: object) -> object:
         """The outcome; a signal where a signal is given and the rule has a way."""
         if any(isinstance(leaf, Signal) for leaf in tree_leaves((args, kwargs))):
             settings = {name: getattr(self.module, name) for name in self.settings}
-            made = self.rule(wish, *args, **kwargs, **settings)
-            if made is not NotImplemented:
-                return made
+            if self._takes(wish, *args, **kwargs, **settings):
+                made = self.rule(wish, *args, **kwargs, **settings)
+                if made is not NotImplemented:
+                    return made
         return self.otherwise(wish, *args, **kwargs)
+
+    def _takes(self, *args: object, **kwargs: object) -> bool:
+        """Whether the rule knows these arguments: torch has more of them, and other names for some."""
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError:
+            return False
+        return True
 
 
 class RunAttribute:

@@ -17,6 +17,7 @@ from disbud.acceleration.norms import RunNorm
 from disbud.acceleration.program import Step, observing
 from disbud.acceleration.rectified import RunRectifiedSum
 from disbud.acceleration.signals import Branch, Signal
+from disbud.errors import DisbudError
 from disbud.isolation import Example, forward, isolated
 from disbud.kernels import Blocked
 from disbud.ticket import Ticket
@@ -112,7 +113,12 @@ def _timed(model: nn.Module, on: Example) -> dict[str, tuple[float, float]]:
     for _ in range(ROUNDS):
         clock = _Clock()
         with isolated(model, seed=0, batch_norm="train"), observing(clock):
-            forward(model, on)
+            try:
+                forward(model, on)
+            except ValueError as error:
+                raise DisbudError(
+                    f"a training step is timed, and this batch does not make one ({error}); give more than one input"
+                ) from error
         for name, (ahead, back) in clock.spent.items():
             known = best.get(name, (float("inf"), float("inf")))
             best[name] = (min(known[0], ahead), min(known[1], back))
@@ -130,6 +136,9 @@ class _Clock:
 
     def __call__(self, step: Step, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
         given = tree_map(_leaf, (args, kwargs))
+        wanted = _wanted(step, given)
+        if step.changes_input:  # which no leaf allows
+            given = tree_map(_clone, given)
         begun = time.perf_counter()
         made = step.call(step.wish, *given[0], **given[1])
         ahead = time.perf_counter() - begun
@@ -137,14 +146,11 @@ class _Clock:
         data = [tensor for tensor in map(_data, tree_leaves(made)) if tensor is not None]
         outputs = [tensor for tensor in data if tensor.grad_fn is not None]
         back = 0.0
-        if outputs:
+        if outputs and wanted:
             begun = time.perf_counter()
-            torch.autograd.backward(
-                outputs, [output.detach() for output in outputs], inputs=_wanted(step, given)
-            )
+            # Not added to the gradients that the parameters have.
+            torch.autograd.grad(outputs, wanted, [output.detach() for output in outputs], allow_unused=True)
             back = time.perf_counter() - begun
-        for tensor in _wanted(step, given):
-            tensor.grad = None
         name = _kind(step)
         before = self.spent.get(name, (0.0, 0.0))
         self.spent[name] = (before[0] + ahead, before[1] + back)
@@ -161,7 +167,7 @@ def _wanted(step: Step, given: object) -> list[Tensor]:
     if not isinstance(module, nn.Module) and isinstance(getattr(call, "call", None), nn.Module):
         module = call.call  # type: ignore[attr-defined]
     owned = list(module.parameters()) if isinstance(module, nn.Module) else []
-    return [*inputs, *(parameter for parameter in owned if parameter.requires_grad and parameter.is_leaf)]
+    return [*inputs, *(parameter for parameter in owned if parameter.requires_grad)]
 
 
 def _kind(step: Step) -> str:
@@ -195,3 +201,7 @@ def _leaf(value: object) -> object:
     if data is not None:
         data.requires_grad_()
     return cut
+
+
+def _clone(value: object) -> object:
+    return value.clone() if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) else value

@@ -64,7 +64,7 @@ def _from_norm(
     if total is None or total in taken or not _takes(total, norm, nodes):
         total = None
     # A pass that waits for the sum must find what it reads as it was.
-    if total is not None and not _undisturbed(graph, source if folds else norm, total, nodes):
+    if total is not None and not _undisturbed(graph, source if folds else norm, total, nodes, norm=norm):
         total = None
     after = only_user(norm if total is None else total)
     relu = after if after is not None and nodes.is_relu(after) else None
@@ -80,10 +80,15 @@ def _takes(total: fx.Node, norm: fx.Node, nodes: Nodes) -> bool:
     return nodes.is_sum(total) and (not nodes.changes_input(total) or total.args[0] is norm)
 
 
-def _undisturbed(graph: Sequence[fx.Node], first: fx.Node, last: fx.Node, nodes: Nodes) -> bool:
+def _undisturbed(
+    graph: Sequence[fx.Node], first: fx.Node, last: fx.Node, nodes: Nodes, *, norm: fx.Node
+) -> bool:
+    """Whether nothing between two calls changes what is read, or counts another batch in the norm that waits."""
     between = graph[graph.index(first) + 1 : graph.index(last)]
     return all(
-        (nodes.layer(node) is not None or nodes.is_followed(node)) and not nodes.changes_input(node)
+        (nodes.layer(node) is not None or nodes.is_followed(node))
+        and not nodes.changes_input(node)
+        and (node is norm or nodes.norm(node) is not nodes.norm(norm))
         for node in between
     )
 

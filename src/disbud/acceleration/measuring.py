@@ -18,10 +18,15 @@ from disbud import artifacts
 from disbud.acceleration.layers import DENSE, SPARSE, Layer, Met, RunLayer
 from disbud.acceleration.planning import Estimate
 from disbud.acceleration.signals import Signal, Wish
+from disbud.errors import DisbudError
 from disbud.kernels import library
 from disbud.seeds import generator
 
 ROUNDS = 3
+# Seconds that a sample takes, so that neither the clock's own steps nor a short pause decide: of a whole network, and
+# of one layer among many; and the most calls in one.
+SAMPLE, SAMPLE_OF_LAYER, MOST_CALLS = 0.02, 0.005, 200
+Clock = Callable[[], float]
 _FILE = "seconds.json"
 Name = TypeVar("Name", bound=Hashable)
 
@@ -32,8 +37,12 @@ def measured(layer: Layer, met: Met, *, for_training: bool) -> Estimate:
     def make(folder: Path) -> None:
         (folder / _FILE).write_text(json.dumps(seconds(layer, met, for_training=for_training)))
 
-    entry = artifacts.get_or_make(_key(layer, met, for_training=for_training), make)
-    found = json.loads((entry / _FILE).read_text())
+    try:
+        entry = artifacts.get_or_make(_key(layer, met, for_training=for_training), make)
+    except DisbudError:  # the cache cannot be written, and is only there to save time
+        found = seconds(layer, met, for_training=for_training)
+    else:
+        found = json.loads((entry / _FILE).read_text())
     return Estimate(found[SPARSE], found[DENSE])
 
 
@@ -62,38 +71,55 @@ def seconds(
     *,
     for_training: bool,
     rounds: int = ROUNDS,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock | None = None,
 ) -> dict[str, float]:
     """The median seconds of a call by each kernel, the two in turn."""
     x = torch.randn(met.input, generator=generator(0, "timing"))
     ways = {kernel: _way(layer, x, kernel, met, for_training=for_training) for kernel in (SPARSE, DENSE)}
-    times = in_turn(ways, rounds=rounds, clock=clock)
+    times = in_turn(ways, rounds=rounds, clock=clock or clock_of("cpu"), sample=SAMPLE_OF_LAYER)
     return {kernel: statistics.median(found) for kernel, found in times.items()}
+
+
+def clock_of(kind: str) -> Clock:
+    """The clock for work on that kind of device: one thread of the processor is timed by what it does itself."""
+    return time.process_time if kind == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def in_turn(
     ways: Mapping[Name, Callable[[], object]],
     *,
     rounds: int,
-    warming: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock,
+    sample: float = SAMPLE,
     tell: Callable[[float, Name], object] | None = None,
 ) -> dict[Name, list[float]]:
-    """Seconds of each way in each round; a round runs all of them in turn, and the `warming` ones do not count.
+    """Seconds of each way in each round; a round runs all of them in turn.
 
-    `tell` hears the fraction of the rounds that is done, and what is timed next.
+    A sample is the mean of as many calls as take that many seconds, after one that does not count, as in a loop. `tell`
+    hears the fraction of the rounds that is done, and what is timed next.
     """
     times: dict[Name, list[float]] = {name: [] for name in ways}
-    for way in [*ways.values()] * warming:
-        way()
+    calls = {name: _calls(way, sample, clock) for name, way in ways.items()}
     for number in range(rounds):
         for name, way in ways.items():
             if tell is not None:
                 tell(number / rounds, name)
-            begun = clock()
             way()
-            times[name].append(clock() - begun)
+            times[name].append(_mean(way, calls[name], clock))
     return times
+
+
+def _calls(way: Callable[[], object], sample: float, clock: Clock) -> int:
+    """How many calls make a sample: by the second one, as the first sets up what later ones use."""
+    way()
+    return min(MOST_CALLS, max(1, round(sample / max(_mean(way, 1, clock), 1e-9))))
+
+
+def _mean(way: Callable[[], object], calls: int, clock: Clock) -> float:
+    begun = clock()
+    for _ in range(calls):
+        way()
+    return (clock() - begun) / calls
 
 
 def _way(layer: Layer, x: Tensor, kernel: str, met: Met, *, for_training: bool) -> Callable[[], None]:
@@ -118,7 +144,8 @@ def _way(layer: Layer, x: Tensor, kernel: str, met: Met, *, for_training: bool) 
         assert isinstance(data, Tensor)
         wanted = [] if met.is_first else [leaf]
         wanted += [layer.weight] if layer.weight.requires_grad else []
-        torch.autograd.grad(data, wanted, data.detach())
+        if wanted:  # nothing is, in a first layer that is frozen
+            torch.autograd.grad(data, wanted, data.detach())
 
     def way() -> None:
         with torch.inference_mode(mode=False), torch.enable_grad():

@@ -118,20 +118,39 @@ def _resolved(value: object, values: Mapping[str, object]) -> object:
 
 
 class Runner:
-    """What stands in for the forward of a region's module: by its mode, and by whether gradients are asked for."""
+    """What stands in for the forward of a region's module: by its mode, and by whether gradients are asked for.
+
+    Where the graphs of the two modes differ, modules of one's own may ask for theirs, and all of them must be in one:
+    the module's own code runs where they are not, its layers by their kernels.
+    """
 
     def __init__(
-        self, module: nn.Module, *, training: Program, evaluation: Program, inference: Program
+        self,
+        module: nn.Module,
+        *,
+        follows_modes: bool,
+        training: Program,
+        evaluation: Program,
+        inference: Program,
     ) -> None:
         self.module = module
+        # torch's own modules are asked for their modes at each call.
+        self.asking = [
+            inner
+            for inner in module.modules()
+            if follows_modes and not type(inner).__module__.startswith("torch.")
+        ]
         self.training = training
         self.evaluation = evaluation
         self.inference = inference
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """The module's output on ordinary tensors."""
+        modes = {inner.training for inner in self.asking}
+        if len(modes) == 2:
+            return type(self.module).forward(self.module, *args, **kwargs)
         program = self.evaluation if torch.is_grad_enabled() else self.inference
-        program = self.training if self.module.training else program
+        program = self.training if (modes or {self.module.training}) == {True} else program
         return program.run(self.bound(program, args, kwargs))
 
     def bound(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import inspect
 import operator
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from disbud.acceleration.noticing import Streams, contents
 from disbud.errors import DisbudError
-from disbud.isolation import Example
+from disbud.isolation import Example, isolated
 from disbud.parameters import canonical
-from disbud.seeds import global_streams
 
 LAYERS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
@@ -50,25 +49,19 @@ def hooked(module: nn.Module) -> bool:
 def read(model: nn.Module, example: Example) -> Reading:
     """Follow the whole model, or else the largest submodules that can be followed."""
     reading = Reading()
-    modes = {module: module.training for module in model.modules()}
-    try:
-        _visit(reading, model, "", given=_named(model, example))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    _visit(reading, model, "", given=_named(model, example))
     return reading
 
 
 def _visit(reading: Reading, module: nn.Module, path: str, *, given: frozenset[str]) -> bool:
     """Make regions of the module or of what is in it; False where it has to be called as it is."""
     if is_layer(module):
-        graph = _one_call()
-        reading.regions[path] = Region(path, graph, graph)
+        reading.regions[path] = one_call(path)
         return True
     if _is_torchs(module):
         return True
     if not any(is_layer(inner) for inner in module.modules()):
-        return not isinstance(_traced(module, set(), given), str)
+        return not isinstance(_region(module, path, set(), given), str)
     found = "it has hooks" if hooked(module) else _region(module, path, set(), given)
     if isinstance(found, str):
         opaque = {
@@ -101,32 +94,82 @@ def _opaque_of(region: Region, module: nn.Module) -> Iterator[str]:
 def _region(module: nn.Module, path: str, opaque: set[nn.Module], given: frozenset[str]) -> Region | str:
     graphs = []
     for mode in (True, False):
-        for inner in module.modules():
-            inner.training = mode
-        graph = _traced(module, opaque, given)
+        graph = _followed(module, opaque, given, training=mode)
         if isinstance(graph, str):
             return graph
         graphs.append(graph)
     return Region(path, graphs[0], graphs[1])
 
 
-def _traced(module: nn.Module, opaque: set[nn.Module], given: frozenset[str]) -> fx.Graph | str:
-    """The module's graph, or the reason why there is none."""
+def _followed(
+    module: nn.Module, opaque: set[nn.Module], given: frozenset[str], *, training: bool
+) -> fx.Graph | str:
+    """The module's graph in that mode, or the reason why there is none: it must be the same whatever is drawn."""
+    found = []
+    for seed in (0, 1):
+        with isolated(module, seed=seed):
+            for inner in module.modules():
+                inner.training = training
+            traced = _traced(
+                module, opaque, given, constant=f"_disbud_{'training' if training else 'evaluation'}_"
+            )
+        if isinstance(traced, str):
+            return traced
+        found.append(traced)
+    (graph, constants), (other, its_constants) = found
+    if spelled(graph) != spelled(other) or not all(
+        _is_equal(value, its_constants[name]) for name, value in constants.items()
+    ):
+        return "its code goes another way from one call to the next, as where it draws random numbers"
+    for name, value in constants.items():
+        setattr(module, name, value)
+    return graph
+
+
+def _traced(
+    module: nn.Module, opaque: set[nn.Module], given: frozenset[str], *, constant: str
+) -> tuple[fx.Graph, dict[str, object]] | str:
+    """The module's graph and the constants in it under names that begin so, or the reason why there is none."""
     fixed = {
         name: parameter.default
         for name, parameter in inspect.signature(module.forward).parameters.items()
         if parameter.default is not inspect.Parameter.empty and name not in given
     }
-    with global_streams(0, "tracing"):
-        before = (torch.random.get_rng_state(), random.getstate())
-        try:
-            graph = _Tracer(opaque).trace(module, fixed or None)
-        except Exception as error:  # whatever a model's own Python does when its tensors are symbols
-            return f"torch.fx cannot follow its code ({type(error).__name__}: {_first_line(error)})"
-        # What is drawn while tracing would be the same number for ever.
-        if not torch.equal(torch.random.get_rng_state(), before[0]) or random.getstate() != before[1]:
-            return "its code draws random numbers by itself"
-    return graph
+    known, before, streams = set(vars(module)), contents(module), Streams(module)
+    try:
+        graph = _Tracer(opaque).trace(module, fixed or None)
+    except Exception as error:  # whatever a model's own Python does when its tensors are symbols
+        streams.drawn()
+        return f"torch.fx cannot follow its code ({type(error).__name__}: {_first_line(error)})"
+    # fx makes attributes of the tensors that the code makes from nothing, under other names from trace to trace.
+    made = [
+        node for node in graph.nodes if node.op == "get_attr" and node.target in vars(module).keys() - known
+    ]
+    places = {
+        target: f"{constant}{i}" for i, target in enumerate(dict.fromkeys(node.target for node in made))
+    }
+    constants = {place: vars(module).pop(target) for target, place in places.items()}
+    for node in made:
+        node.target = places[node.target]
+    # What is drawn, or written, while tracing would be the same for ever.
+    if streams.drawn():
+        return "its code draws random numbers by itself"
+    if contents(module) != before:
+        return "its forward changes attributes of its own"
+    return graph, constants
+
+
+def _is_equal(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return type(one) is type(other)
+
+
+def spelled(graph: fx.Graph) -> list[tuple[object, ...]]:
+    """What the graph calls on what, to tell whether two graphs are the same."""
+    place = {node: f"%{i}" for i, node in enumerate(graph.nodes)}
+    given = {node: fx.node.map_arg((node.args, node.kwargs), place.__getitem__) for node in graph.nodes}
+    return [(node.op, node.target, repr(given[node])) for node in graph.nodes]
 
 
 class _Symbol(fx.Proxy):
@@ -169,10 +212,11 @@ def _is_torchs(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.") and not isinstance(module, nn.Sequential)
 
 
-def _one_call() -> fx.Graph:
+def one_call(path: str) -> Region:
+    """The region of a single layer."""
     graph = fx.Graph()
     graph.output(graph.call_module("", (graph.placeholder("input"),)))
-    return graph
+    return Region(path, graph, graph)
 
 
 def _named(model: nn.Module, example: Example) -> frozenset[str]:

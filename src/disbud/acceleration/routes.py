@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,88 +14,27 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from disbud.acceleration.accelerate import accelerate
-from disbud.acceleration.measuring import in_turn
+from disbud.acceleration.measuring import clock_of, in_turn
+from disbud.acceleration.timings import DENSE, DENSE_BF16, Bench, Route, Timing
+from disbud.acceleration.weights import copied
 from disbud.compaction import Compacted, compact
 from disbud.errors import DisbudError
 from disbud.isolation import Example, bare, forward, leaves, on_device, the_device
 from disbud.measures import cost
-from disbud.origin import Json
 from disbud.seeds import generator, global_streams
 from disbud.ticket import Ticket
 
-DENSE, DENSE_BF16 = "dense", "dense bfloat16"
 _FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 _COMPARING = 3  # runs that choose a memory format
 _WHATS = ("step", "forward")
-_STORED: tuple[tuple[str, Literal["float32", "bfloat16"]], ...] = (("", "float32"), (" bfloat16", "bfloat16"))
+Stored = Literal["float32", "bfloat16"]
+_STORED: tuple[tuple[str, Stored], ...] = (("", "float32"), (" bfloat16", "bfloat16"))
+_SHORT = (torch.bfloat16, torch.float16)
+__all__ = ["Bench", "Route", "Timing", "bench"]
 Run = Callable[[], None]
 Tell = Callable[[float, str], None]
 Make = Callable[[nn.Module, Example, torch.dtype], Run]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Median seconds, and the medians of the ratios to both dense routes in the same round: above 1 is faster.
-
-    `memory_format` is the faster one, for torch's own code on images; sparse kernels have a layout of their own.
-    """
-
-    seconds: float
-    against_dense: float
-    against_bfloat16: float
-    memory_format: str | None = None
-
-
-@dataclass(frozen=True)
-class Route:
-    """One way to run the network: a training step and a forward pass, or why it cannot go that way."""
-
-    name: str
-    step: Timing | None = None
-    forward: Timing | None = None
-    refused: str | None = None
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What `bench` found. `multiply_adds_left` is the share that the ticket leaves, None where it cannot be counted.
-
-    >>> from disbud.acceleration import Bench, Route, Timing
-    >>> dense, sparse = Timing(0.2, 1.0, 0.5), Timing(0.05, 4.0, 2.0)
-    >>> found = Bench((Route("dense", dense, dense), Route("sparse", sparse, sparse)), 0.1, batch=64, threads=1)
-    >>> found.best("step").name
-    'sparse'
-    """
-
-    routes: tuple[Route, ...]
-    multiply_adds_left: float | None
-    batch: int
-    threads: int
-
-    def best(self, what: str) -> Route:
-        """The route with the shortest "step" or "forward"."""
-        timed = [(self._timing(route, what), route) for route in self.routes]
-        return min(((found.seconds, route) for found, route in timed if found), key=lambda pair: pair[0])[1]
-
-    def recommendation(self, what: str) -> str:
-        """In words, the route to take for training ("step") or inference ("forward")."""
-        best = self.best(what)
-        found = self._timing(best, what)
-        assert found is not None
-        purpose = {"step": "to train", "forward": "to run"}[what]
-        if best.name in (DENSE, DENSE_BF16):
-            return f"{purpose}: {best.name}; no route is faster here"
-        ratios = f"{found.against_dense:.1f} times as fast as dense float32, {found.against_bfloat16:.1f} as bfloat16"
-        return f"{purpose}: {best.name}, {ratios}"
-
-    def to_json(self) -> dict[str, Json]:
-        """Everything as plain JSON values."""
-        best = {what: self.best(what).name for what in ("step", "forward")}
-        return {**asdict(self), "routes": [asdict(route) for route in self.routes], "recommended": best}
-
-    @staticmethod
-    def _timing(route: Route, what: str) -> Timing | None:
-        return route.step if what == "step" else route.forward
+Nets = Mapping[str | None, tuple[nn.Module, Example]]
 
 
 def bench(
@@ -110,10 +49,13 @@ def bench(
     """Time dense, compacted and sparse ways to run the model on the ticket, in float32 and bfloat16.
 
     The example is a batch of the size to come. A step is forward, backward and one of SGD with momentum. Each round
-    runs every route once, and ratios are taken within rounds, so that a machine that slows down slows all alike. For
-    torch's code bfloat16 is autocast, for sparse kernels what activations are stored in. Dense and compacted networks
-    run in the faster of their memory formats; `compiled` adds them under torch.compile. On another device than the CPU
-    there are no sparse kernels. The model is left as it is. `progress` is told the fraction done and what is timed.
+    runs every route for some hundredths of a second, and ratios are taken within rounds, so that a machine that slows
+    down slows all alike; one thread of the CPU is timed by the processor's clock, which stands still while others run.
+    For torch's code bfloat16 is autocast, for sparse kernels what activations are stored in; a model in 16 bits is
+    taken as float32. Dense and compacted networks run in the faster of their memory formats; `compiled` adds them under
+    torch.compile. On another device than the CPU there are no sparse kernels. A way that cannot be gone says why, and
+    where the dense model makes no step, nothing does. The model is left as it is. `progress` is told the fraction done
+    and what is timed.
 
     >>> import disbud, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
@@ -127,9 +69,9 @@ def bench(
     if rounds < 1:
         raise DisbudError(f"rounds={rounds} is how often each route is timed: a number of at least 1")
     device = the_device(model)
-    full = copy.deepcopy(model).cpu()
+    full = _in_float32(copied(model, otherwise="every way is timed on a copy").cpu())
     ticket.apply_(full)
-    example = on_device(example, torch.device("cpu"))
+    example = _each_tensor(on_device(example, torch.device("cpu")), _as_float32)
     _settle(full, example)
     batch = _batch(example)
     small = _compacted(full, ticket, example)
@@ -143,8 +85,8 @@ def bench(
 
         tell(0.0, "making networks ready")
         ways = _ways(full, small, ticket, example, device=device, what=what, compiled=compiled)
-        refused |= {way.name: way.refused for way in ways}
-        timings[what] = _timed(ways, rounds, tell)
+        refused |= {way.name: refused.get(way.name) or way.refused for way in ways}
+        timings[what] = _timed(ways, rounds, tell, kind=device.type)
     return Bench(
         tuple(
             Route(name, timings["step"].get(name), timings["forward"].get(name), why)
@@ -176,21 +118,43 @@ class _Way:
     refused: str | None = None
 
 
+def _attempt(name: str, make: Callable[[], tuple[Run, str | None]]) -> _Way:
+    """The way with that run and form, once it has run; or why it does not."""
+    try:
+        run, form = make()
+        run()
+    except (DisbudError, RuntimeError, ValueError) as error:
+        return _Way(name, refused=(str(error).splitlines() or [type(error).__name__])[0])
+    return _Way(name, run, form)
+
+
+def _in_float32(model: nn.Module) -> nn.Module:
+    return model.float() if any(parameter.dtype in _SHORT for parameter in model.parameters()) else model
+
+
+def _as_float32(leaf: Tensor) -> Tensor:
+    return leaf.float() if leaf.dtype in _SHORT else leaf
+
+
 @torch.no_grad()
 def _settle(model: nn.Module, example: Example) -> None:
-    """Give BatchNorm the statistics of the example.
+    """Give BatchNorm the statistics of the example; those it has, where a batch of one input has none.
 
     With those of an untrained network, activations of a sparse one fade by the layer, down to numbers so small that a
     processor takes tens of times as long over each.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    momenta = [module.momentum for module in norms]
+    before = [(module.momentum, copy.deepcopy(module.state_dict())) for module in norms]
     for module in norms:
         module.reset_running_stats()
         module.momentum = None  # the plain mean of what is seen
-    with global_streams(0, "bench"):
-        forward(model.train(), _noise(example))
-    for module, momentum in zip(norms, momenta, strict=True):
+    try:
+        with global_streams(0, "bench"):
+            forward(model.train(), _noise(example))
+    except ValueError:
+        for module, (_, state) in zip(norms, before, strict=True):
+            module.load_state_dict(state)
+    for module, (momentum, _) in zip(norms, before, strict=True):
         module.momentum = momentum
 
 
@@ -217,6 +181,8 @@ def _ways(
     make = _step if what == "step" else _pass
     given = on_device(_noise(example), device)
     ways = _torchs(DENSE, model, given, make, device=device, compiled=compiled)
+    if any(way.refused for way in ways if way.name in (DENSE, DENSE_BF16)):
+        return ways  # there is nothing to compare others with
     if isinstance(small, str):
         ways.append(_Way("compact", refused=small))
     else:
@@ -228,13 +194,14 @@ def _ways(
         sparse["sparse compact"] = (small.model, small.ticket)
     for name, (net, its_ticket) in sparse.items():
         for suffix, stored in _STORED:
-            try:
-                fast = accelerate(
-                    net, its_ticket, example=example, for_training=what == "step", activations=stored
-                )
-                ways.append(_Way(name + suffix, make(fast, given, torch.float32)))
-            except DisbudError as error:
-                ways.append(_Way(name + suffix, refused=str(error)))
+
+            def made(
+                net: nn.Module = net, its: Ticket = its_ticket, stored: Stored = stored
+            ) -> tuple[Run, None]:
+                fast = accelerate(net, its, example=example, for_training=what == "step", activations=stored)
+                return make(fast, given, torch.float32), None
+
+            ways.append(_attempt(name + suffix, made))
     return ways
 
 
@@ -247,20 +214,29 @@ def _torchs(
     ways = []
     for suffix, dtype in (("", torch.float32), (" bfloat16", torch.bfloat16)):
         nets = {form: (_laid(model, form).to(device), _laid_out(given, form)) for form in forms}
-        runs = {form: make(net, x, dtype) for form, (net, x) in nets.items()}
-        best = _fastest(runs) if len(runs) > 1 else forms[0]
-        ways.append(_Way(name + suffix, runs[best], best))
-        if compiled:
-            net, x = nets[best]
-            ways.append(
-                _Way(f"{name}{suffix}, compiled", make(_compiled(copy.deepcopy(net)), x, dtype), best)
-            )
+
+        def made(nets: Nets = nets, dtype: torch.dtype = dtype) -> tuple[Run, str | None]:
+            runs = {form: make(net, x, dtype) for form, (net, x) in nets.items()}
+            best = _fastest(runs, device.type) if len(runs) > 1 else next(iter(runs))
+            return runs[best], best
+
+        ways.append(_attempt(name + suffix, made))
+        if compiled and ways[-1].run is not None:
+            best = ways[-1].form
+
+            def as_compiled(
+                nets: Nets = nets, best: str | None = best, dtype: torch.dtype = dtype
+            ) -> tuple[Run, str | None]:
+                net, x = nets[best]
+                return make(_compiled(copy.deepcopy(net)), x, dtype), best
+
+            ways.append(_attempt(f"{name}{suffix}, compiled", as_compiled))
     return ways
 
 
-def _fastest(runs: Mapping[str | None, Run]) -> str | None:
+def _fastest(runs: Mapping[str | None, Run], kind: str) -> str | None:
     """The memory format with the shorter run, all run in turn."""
-    times = in_turn(runs, rounds=_COMPARING)
+    times = in_turn(runs, rounds=_COMPARING, clock=clock_of(kind))
     return min(times, key=lambda form: statistics.median(times[form]))
 
 
@@ -309,9 +285,11 @@ def _noise(example: Example) -> Example:
 # The clock
 
 
-def _timed(ways: Sequence[_Way], rounds: int, tell: Tell) -> Mapping[str, Timing]:
+def _timed(ways: Sequence[_Way], rounds: int, tell: Tell, *, kind: str) -> Mapping[str, Timing]:
     runs = {way.name: way.run for way in ways if way.run is not None}
-    times = in_turn(runs, rounds=rounds, warming=2, tell=tell)
+    if not {DENSE, DENSE_BF16} <= runs.keys():
+        return {}
+    times = in_turn(runs, rounds=rounds, clock=clock_of(kind), tell=tell)
 
     def against(other: str, name: str) -> float:
         return statistics.median(
@@ -320,13 +298,22 @@ def _timed(ways: Sequence[_Way], rounds: int, tell: Tell) -> Mapping[str, Timing
 
     forms = {way.name: way.form for way in ways}
     return {
-        name: Timing(statistics.median(found), against(DENSE, name), against(DENSE_BF16, name), forms[name])
+        name: Timing(
+            statistics.median(found), against(DENSE, name), against(DENSE_BF16, name), forms[name],
+            (_quartile(found, 0), _quartile(found, 2)),
+        )
         for name, found in times.items()
-    }
+    }  # fmt: skip
+
+
+def _quartile(found: Sequence[float], which: int) -> float:
+    return statistics.quantiles(found, n=4, method="inclusive")[which] if len(found) > 1 else found[0]
 
 
 def _step(model: nn.Module, given: Example, dtype: torch.dtype) -> Run:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise DisbudError("none of its parameters asks for a gradient, so that there is no step to make")
     kind = parameters[0].device.type
     optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
+import pickle
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -12,6 +15,9 @@ from torch import Tensor, nn
 
 from disbud.errors import DisbudError
 from disbud.parameters import canonical, parameters
+
+# What stands in for weights is seen by every thread: calls that do so wait for one another.
+_STANDING_IN = threading.RLock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +72,28 @@ def scattered(vector: Tensor, mask: Tensor) -> Tensor:
 @contextlib.contextmanager
 def standing_in(places: list[Place], masks: Mapping[str, Tensor]) -> Iterator[None]:
     """Within the block the modules hold whole weights, computed from the vectors, for torch's own code to read."""
-    vectors = {place.name: place.holder._parameters[place.key] for place in places}
-    wholes = {name: scattered(vector, masks[name]) for name, vector in vectors.items() if vector is not None}
+    with _STANDING_IN:
+        vectors = {place.name: place.holder._parameters[place.key] for place in places}
+        wholes = {
+            name: scattered(vector, masks[name]) for name, vector in vectors.items() if vector is not None
+        }
+        try:
+            for place in places:
+                place.holder._parameters[place.key] = wholes[place.name]  # type: ignore[assignment]
+            yield
+        finally:
+            for place in places:
+                place.holder._parameters[place.key] = vectors[place.name]
+
+
+def copied(model: nn.Module, *, otherwise: str) -> nn.Module:
+    """A copy of the model by itself, or an error that says what to do otherwise."""
     try:
-        for place in places:
-            place.holder._parameters[place.key] = wholes[place.name]  # type: ignore[assignment]
-        yield
-    finally:
-        for place in places:
-            place.holder._parameters[place.key] = vectors[place.name]
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError, pickle.PicklingError) as error:
+        raise DisbudError(
+            f"the model cannot be copied ({str(error).partition(chr(10))[0]}); {otherwise}"
+        ) from error
 
 
 def digests(masks: Mapping[str, Tensor]) -> Tensor:
@@ -88,18 +107,24 @@ def digests(masks: Mapping[str, Tensor]) -> Tensor:
 
 def dense_state(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of a thinned model under the dense model's keys and shapes: copies."""
-    mask_of = _masks_by_key(model, masks)
+    mask_of = masks_by_key(model, masks)
     return {
-        key: (scattered(value.detach(), mask_of[key]) if key in mask_of else value.detach().clone())
+        key: (scattered(value.detach(), mask_of[key]) if key in mask_of else _its_own(value))
         for key, value in model.state_dict().items()
     }
+
+
+def _its_own(value: object) -> Tensor:
+    """A copy of an entry of a state: a tensor, but for what get_extra_state gives."""
+    made: Tensor = value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)  # type: ignore[assignment]
+    return made
 
 
 def thinned_state(
     model: nn.Module, masks: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """A state of the dense model as one of the thinned model; weights off the ticket are left out."""
-    mask_of = _masks_by_key(model, masks)
+    mask_of = masks_by_key(model, masks)
     own = model.state_dict()
     given = {canonical(key): value for key, value in state.items()}
     missing, unknown = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
@@ -107,6 +132,8 @@ def thinned_state(
         what = f"lacks {', '.join(missing[:3])}" if missing else f"has {', '.join(unknown[:3])} besides"
         raise DisbudError(f"this is not a state of the dense model: it {what}; give model.state_dict()")
     for key, value in given.items():
+        if not isinstance(own[key], Tensor):
+            continue
         shape = mask_of[key].shape if key in mask_of else own[key].shape
         if value.shape != shape:
             raise DisbudError(
@@ -116,7 +143,7 @@ def thinned_state(
     return {key: value[mask_of[key]] if key in mask_of else value for key, value in given.items()}
 
 
-def _masks_by_key(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def masks_by_key(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mask of each key of the state, under every name that a shared parameter has there."""
     name_of = {id(parameter): name for name, parameter in parameters(model).items() if name in masks}
     return {

@@ -67,11 +67,11 @@ def _tell(model: str, ticket: Ticket, found: Bench, shape: tuple[int, ...]) -> l
     size = f"batches of {found.batch} x {'x'.join(map(str, shape))}, {threads}; medians, ratios within rounds"
     numbers = ("step ms", "x float32", "x bfloat16", "forward ms", "x float32 ", "x bfloat16 ")
     table = show.table("route", *numbers, "", right=numbers, folding=[""])
-    best = {what: found.best(what).name for what in ("step", "forward")}
+    best = {what: found.best(what).name for what in ("step", "forward") if found.is_timed(what)}
     for route in found.routes:
         cells = [
-            *_cells(route.step, is_best=route.name == best["step"]),
-            *_cells(route.forward, is_best=route.name == best["forward"]),
+            *_cells(route.step, is_best=route.name == best.get("step")),
+            *_cells(route.forward, is_best=route.name == best.get("forward")),
         ]
         table.add_row(route.name, *cells, Text(route.refused or "", style=show.FAINT))
     return [head, size, "", table, "", found.recommendation("step"), found.recommendation("forward")]

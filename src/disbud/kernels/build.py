@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -43,10 +44,16 @@ SANITIZE = (
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C compiler and what it says it is."""
+    """A C compiler, what it says it is, and the arguments that every call of it begins with."""
 
     path: str
     version: str
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> list[str]:
+        """What every call of it begins with."""
+        return [self.path, *self.arguments]
 
 
 def best_instructions() -> str:
@@ -78,14 +85,26 @@ def flags_of_storage(instructions: str, stored: torch.dtype) -> tuple[str, ...]:
 def find_compiler() -> Compiler | None:
     """The compiler $CC names, else cc, gcc or clang from the path; None where none of them runs."""
     named = os.environ.get("CC")
-    for name in (named,) if named else ("cc", "gcc", "clang"):
-        path = shutil.which(name)
+    for command in [_words(named)] if named else [["cc"], ["gcc"], ["clang"]]:
+        path = shutil.which(command[0])
         if path is None:
             continue
-        told = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+        asked = [path, *command[1:], "--version"]
+        told = subprocess.run(asked, capture_output=True, text=True, check=False)
         if told.returncode == 0:
-            return Compiler(path, told.stdout.splitlines()[0] if told.stdout else "unknown")
+            version = told.stdout.splitlines()[0] if told.stdout else "unknown"
+            return Compiler(path, version, tuple(command[1:]))
     return None
+
+
+def _words(command: str) -> list[str]:
+    """The words of $CC, as make and shells take them; a path with a space in it is one word where it runs."""
+    if shutil.which(command):
+        return [command]
+    try:
+        return shlex.split(command) or [command]
+    except ValueError as error:
+        raise DisbudError(f"CC={command} is no command ({error}); name a compiler, as in CC=gcc") from error
 
 
 def build(
@@ -107,19 +126,20 @@ def build(
         "what": "kernels",
         "sources": _digest_of_sources(),
         "flags": flags,
-        "compiler": [compiler.path, compiler.version],
+        "compiler": [*compiler.command, compiler.version],
         "machine": platform.machine(),
     }
 
     def make(folder: Path) -> None:
-        command = [compiler.path, *flags, *(str(SOURCES / unit) for unit in UNITS)]
+        command = [*compiler.command, *flags, *(str(SOURCES / unit) for unit in UNITS)]
         run = subprocess.run(
             [*command, "-o", str(folder / LIBRARY), "-lm"], capture_output=True, text=True, check=False
         )
         if run.returncode:
             raise DisbudError(
-                f"{compiler.path} ({compiler.version}) cannot compile the kernels for {instructions}; name another "
-                f"compiler by CC=COMPILER, or do without by DISBUD_KERNELS=torch. It says:\n{run.stderr.strip()}"
+                f"{shlex.join(compiler.command)} ({compiler.version}) cannot compile the kernels for {instructions}; "
+                "name another compiler by CC=COMPILER, or do without by DISBUD_KERNELS=torch. It says:\n"
+                f"{run.stderr.strip()}"
             )
 
     return artifacts.get_or_make(key, make, cache=cache) / LIBRARY

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from disbud.errors import unknown_name
+from disbud.errors import DisbudError, unknown_name
 from disbud.kernels.build import build, find_compiler, flags_of_storage, usable_instructions
 from disbud.kernels.layout import Layout
 from disbud.kernels.memory import empty
@@ -77,7 +77,13 @@ class Library:
     def __init__(self, instructions: str, path: Path, stored: torch.dtype = torch.float32) -> None:
         self.instructions = instructions
         self.stored = stored
-        self._c = ctypes.CDLL(str(path))
+        try:
+            self._c = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise DisbudError(
+                f"the kernels in {path} cannot be loaded ({error}); where programs may not run from that folder, name "
+                "another one by DISBUD_CACHE=FOLDER, or do without by DISBUD_KERNELS=torch"
+            ) from error
         for name, arguments in ARGUMENTS.items():
             function = getattr(self._c, name)
             function.argtypes, function.restype = arguments, None
