@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,6 +147,28 @@ def test_hostile_files_are_errors_that_name_them(what: str, tmp_path: Path) -> N
     assert str(caught.value).startswith(str(path))
 
 
+def test_the_channels_of_a_norm_without_tensors_are_in_the_file(tmp_path: Path) -> None:
+    def factory() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 6, 3), nn.InstanceNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1))
+
+    masks = {"3.weight": torch.ones(2, 6, 1, 1, dtype=torch.bool)}
+    masks["3.weight"][:, [1, 4]] = False
+    found, path = (
+        compact(factory(), disbud.Ticket(masks), example=torch.zeros(1, 3, 5, 5)),
+        tmp_path / "small",
+    )
+    found.save(path)
+    again = load(path, factory)
+    assert str(again.model) == str(found.model)
+    assert again.model[1].num_features == 4
+    again.expand()
+    for count in (0, 7):
+        found.save(path)
+        edited(path, lambda t, d, count=count: d["features"].update({"1.num_features": count}))  # type: ignore[misc]
+        with pytest.raises(DisbudError, match=r"features\.1\.num_features: should be a number from 1 to 6"):
+            load(path, factory)
+
+
 def test_damaged_and_foreign_files_are_errors(tmp_path: Path) -> None:
     factory, found = made("batch-norm")
     path = tmp_path / "small.safetensors"
@@ -255,3 +278,31 @@ def test_the_command_writes_onnx_and_says_what_it_lacks(
     assert "wrote s.safetensors and s.onnx" in capsys.readouterr().out
     (output,) = runtime.InferenceSession("s.onnx").run(None, {"input": numpy.zeros((2, 6), numpy.float32)})
     assert output.shape == (2, 3)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_command_writes_nothing_where_onnx_could_not_be_written(
+    missing: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    registered: None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lenet = ("lenet-300-100", "--input-shape", "1x8x8")
+    assert main(["prune", *lenet, "--sparsity", "0.99", "--seed", "3", "--out", "t.safetensors"]) == 0
+    asked = ["compact", lenet[0], "t.safetensors", *lenet[1:]]
+    capsys.readouterr()
+    (tmp_path / "link").symlink_to(tmp_path)
+    there = set(tmp_path.iterdir())
+    if missing:
+        monkeypatch.setitem(sys.modules, "onnxscript", None)  # as where it is not installed
+        assert main([*asked, "-o", "small.safetensors", "--onnx", "small.onnx"]) == 2
+        assert "writing ONNX needs onnxscript" in capsys.readouterr().err
+    else:
+        for out, onnx in (("x", "x"), ("x", "link/x"), (".", "small.safetensors")):
+            assert main([*asked, "-o", out, "--onnx", onnx]) == 2
+            assert "this is where --out goes as well; name another file" in capsys.readouterr().err.replace(
+                "\n", " "
+            )
+    assert set(tmp_path.iterdir()) == there

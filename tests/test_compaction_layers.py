@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compaction_oracle import Added, check_exact, keeping, lived_in, rows, seeded
+from disbud import Ticket
 from disbud.seeds import generator
 
 # Channels that nothing feeds
@@ -213,3 +215,48 @@ def test_columns_of_an_embedding_go() -> None:
     tokens = torch.randint(7, (4, 3), generator=generator(0, "tokens"))
     found = check_exact(model, keeping(model, hidden=(slice(None), [1, 5])), tokens, torch.arange(4) % 3)
     assert (found.model.table.weight.shape, found.model.table.embedding_dim) == ((7, 4), 4)
+
+
+class Raised(nn.Module):
+    """A parameter with more axes than the signal it is added to, and what is done with the axes it brings."""
+
+    def __init__(self, shape: tuple[int, ...], then: Callable[[Tensor], Tensor], *, product: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.LazyLinear(3)
+        self.p = nn.Parameter(torch.rand(shape))
+        self.then, self.product = then, product
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x))
+        h = self.p * h if self.product else h + self.p
+        return self.b(self.then(h))  # type: ignore[no-any-return]
+
+
+RAISED: dict[str, tuple[tuple[int, ...], Callable[[Tensor], Tensor], bool]] = {
+    "mean over what it brings": ((5, 1, 6), lambda h: h.mean(0), True),
+    "mean over rows": ((4, 1, 6), lambda h: h.mean(1), True),
+    "mean over units": ((4, 1, 6), lambda h: h.mean(-1).t(), False),
+    "mean over units, as many": ((6, 1, 6), lambda h: h.mean(2).t(), False),
+    "two axes more": ((2, 5, 1, 6), lambda h: h.sum((0, 1)), True),
+    "merged with places": ((5, 1, 6), lambda h: h.transpose(0, 1).flatten(1), True),
+    "merged with rows": ((1, 1, 6), lambda h: h.reshape(-1, h.shape[-1]), True),
+    "one for all": ((5, 1, 1), lambda h: h.amax(0), True),
+    "viewed by places": ((5, 1, 6), lambda h: h.view(5, 4, -1).sum(0), True),
+}
+
+
+@pytest.mark.parametrize("product", [False, True])
+@pytest.mark.parametrize("how", sorted(RAISED))
+def test_a_parameter_with_more_axes_than_the_signal(how: str, product: bool) -> None:
+    shape, then, goes = RAISED[how]
+    model = seeded(lambda: Raised(shape, then, product=product))
+    inputs, labels = rows(4)
+    model(inputs)  # the second layer takes the size that comes
+    masks = dict(keeping(model).masks)
+    if goes:  # the second unit leads nowhere, from none of the places that it is read at
+        masks["b.weight"].view(3, -1, 6)[:, :, 1] = False
+    ticket = Ticket(masks)
+    found = check_exact(model, ticket, inputs, labels)
+    assert found.model.a.out_features == (5 if goes else 6)
+    if shape[-1] == 6:
+        assert found.model.p.shape[-1] == found.model.a.out_features

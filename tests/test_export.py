@@ -162,6 +162,9 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardsigmoid": lambda x: F.hardsigmoid(4 * x), "hardswish": lambda x: F.hardswish(4 * x),
     "softplus": lambda x: F.softplus(9 * x, beta=2.0, threshold=15.0), "mish": lambda x: F.mish(9 * x),
     "prelu": nn.PReLU(), "clamp": lambda x: x.clamp(min=-0.2), "clamp-max": lambda x: torch.clamp(x, max=0.2),
+    "clamp-min-only": lambda x: torch.clamp_min(x, min=0.1), "clamp-max-only": lambda x: torch.clamp_max(x, max=0.2),
+    "clamp-max-in-place": lambda x: (x * 2).clamp_max_(0.2) + x.clone().clip_(-0.1, 0.3),
+    "clamp-crossed": lambda x: x + x.clamp(0.5, 0.2),
     "exp": torch.exp, "abs-sqrt": lambda x: x.abs().sqrt(), "square": lambda x: -x.square(),
     "max": lambda x: F.max_pool2d(x, 2), "max-ceil": lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True),
     "max-ceil-edge": lambda x: F.max_pool2d(x, 2, ceil_mode=True), "max-dilated": lambda x: F.max_pool2d(x, 3, 1, 1, 2),
@@ -194,6 +197,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "outer": lambda x: x[..., :1] / (2 + x[..., :1, :].abs()),
     "extremes": lambda x: torch.maximum(x, 0 * x) + torch.minimum(x, x * x), "in-place": _in_place,
     "other-type": lambda x: x.double().to(torch.float32).contiguous().clone(),
+    "constant-of-its-type": lambda x: x * torch.arange(7).type_as(x),
     "dropout": lambda x: F.dropout(x, training=False),
     "twice": lambda x: (y := F.relu(x)) + F.avg_pool2d(y, 3, 1, 1) * y,
 }  # fmt: skip
@@ -225,9 +229,11 @@ def test_every_kind_of_operation_agrees_with_torch(tmp_path: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["max", "relu", "average", "softmax", "clamp"])
+@pytest.mark.parametrize("name", ["max", "relu", "average", "softmax", "clamp", "larger", "smaller"])
 def test_nan_is_not_hidden(name: str, tmp_path: Path) -> None:
-    model = Applied(FUNCTIONS[name])
+    zero = torch.zeros(7)
+    beside = {"larger": lambda x: torch.maximum(zero, x), "smaller": lambda x: torch.minimum(zero, x)}
+    model = Applied((FUNCTIONS | beside)[name])
     masks = {layer.name: torch.ones(layer.shape) for layer in disbud.prunable(model)}
     found = to_c(model, disbud.Ticket.from_masks(masks), example=torch.zeros(1, 2, 7, 7))
     inputs = inputs_for(torch.zeros(1, 2, 7, 7), 1)
@@ -255,6 +261,20 @@ HAS_NO_C: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "div cannot"),
     "axes apart": (lambda x: x.mean((1, 3)), r"goes along axes \[1, 3\]"),
     "assignment": (lambda x: _assigned(x), "setitem cannot"),
+    "sum in whole numbers": (
+        lambda x: x.sum((2, 3), dtype=torch.int64) * 1.0,
+        "sum cannot .* makes torch.int64",
+    ),
+    "bits": (lambda x: x.view(torch.int32).float(), "view cannot .* the bits of numbers as another type"),
+    "wider bits": (
+        lambda x: x[..., :6].contiguous().view(torch.float64).float(),
+        "view cannot .* the bits of numbers",
+    ),
+    "shape in place": (
+        lambda x: x.clone().unsqueeze_(0),
+        "unsqueeze_ cannot be written as C: it has no rule",
+    ),
+    "bounds": (lambda x: x.clamp(torch.zeros(7)), "clamp cannot .* bounds that are tensors"),
     "picked by a list": (lambda x: x[:, [0, 3, 1]], "no.* regular block"),
 }
 
@@ -332,12 +352,18 @@ def test_the_same_bytes_whatever_the_hash_seed_and_locale() -> None:
     assert done.stdout.decode().strip() == _hashed()
 
 
+def _in_single_precision(x: Tensor) -> Tensor:
+    if x.dtype != torch.float32:
+        raise RuntimeError(f"numbers of torch.float32 are read here, not of {x.dtype}")
+    return F.linear(x, torch.eye(7))
+
+
 def test_where_compaction_is_refused_the_network_is_exported_whole() -> None:
     mask = torch.ones(4, 2, 3, 3)
     mask[2] = 0
     ticket = disbud.Ticket.from_masks({"first.weight": mask, "last.weight": torch.ones(6, 196)})
     reports = []
-    for function in (lambda x: F.linear(x, torch.eye(7)), F.relu):  # float32 numbers do not go with float64
+    for function in (_in_single_precision, F.relu):  # compaction computes in double precision
         model = Applied(function)
         with torch.no_grad():
             model.first.bias.zero_()

@@ -197,6 +197,26 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 # ONNX
 
 
+class Sum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        out: Tensor = self.layer(x + y)
+        return out
+
+
+@pytest.mark.parametrize("kind", [tuple, list, dict])
+def test_onnx_of_several_inputs_is_refused(kind: type, tmp_path: Path) -> None:
+    inputs = {"x": torch.zeros(2, 4), "y": torch.zeros(2, 4)}
+    example = inputs if kind is dict else kind(inputs.values())
+    model = Sum()
+    with pytest.raises(DisbudError, match=f"one tensor.*the example is a {kind.__name__}"):
+        to_onnx(model, at_random(model, 0.5, 0), tmp_path / "net.onnx", example=example)
+    assert not list(tmp_path.iterdir())
+
+
 def test_onnx_computes_the_same(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

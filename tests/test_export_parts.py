@@ -107,15 +107,14 @@ def test_arrays_that_live_together_do_not_share_memory(name: str) -> None:
     memory = placed(program)
     holds: dict[int, int] = {}  # of each float of memory: which array it holds
     for operation in program.operations:
-        for value in sources(operation):
-            if value != program.input:
-                where = range(memory.offsets[value], memory.offsets[value] + program.size(value))
-                assert all(holds[place] == value for place in where)
-        if operation.output != program.output:
-            begin = memory.offsets[operation.output]
-            holds.update(
-                dict.fromkeys(range(begin, begin + program.size(operation.output)), operation.output)
-            )
+        for view in sources(operation):
+            if view.array != program.input.array:
+                begin = memory.offsets[view.array]
+                assert all(holds[place] == view.array for place in range(begin, begin + view.size))
+        made = operation.output
+        if made.array != program.output.array:
+            begin = memory.offsets[made.array]
+            holds.update(dict.fromkeys(range(begin, begin + made.size), made.array))
     assert max(holds) + 1 == memory.floats
 
 

@@ -65,7 +65,8 @@ def compact(
     use_threads(common.threads)
     target = out / _NAME if out.is_dir() else out
     check_writable("--out", target)
-    check_writable("--onnx", onnx)
+    if onnx is not None:
+        _check_onnx(onnx, target)
     loaded = Ticket.load(ticket)
     net = network(model, classes=classes, input_shape=shape_of(input_shape))
     example = net.example()
@@ -82,6 +83,18 @@ def compact(
         return 0
     show.write(*_tell(found.account), f"wrote {' and '.join(written)}")
     return 0
+
+
+def _check_onnx(onnx: Path, target: Path) -> None:
+    """Raise before anything is written where the network could not be written as ONNX too."""
+    from disbud.compaction.onnx import check_onnx
+
+    check_writable("--onnx", onnx)
+    if onnx.resolve() == target.resolve():
+        raise DisbudError(
+            f"--onnx {onnx}: this is where --out goes as well; name another file, such as {target.with_suffix('.onnx')}"
+        )
+    check_onnx()
 
 
 def _write_onnx(found: Compacted, example: Tensor, path: Path) -> None:

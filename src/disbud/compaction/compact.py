@@ -11,7 +11,8 @@ from disbud.compaction.account import account_of
 from disbud.compaction.compacted import Compacted
 from disbud.compaction.coupling import Flags, Numbers
 from disbud.compaction.deciding import Decision, decide
-from disbud.compaction.following import Followed, check_can_be_copied, follow, widened, working_copy
+from disbud.compaction.following import Followed, check_can_be_copied, check_separate, follow, working_copy
+from disbud.compaction.inputs import inputs_for
 from disbud.compaction.kept import Kept
 from disbud.compaction.shrinking import every_name, full_state, shrunk, small_ticket
 from disbud.compaction.verifying import Disagrees, verify
@@ -29,8 +30,8 @@ def compact(model: nn.Module, ticket: Ticket, *, example: Example | None = None)
     its bias or normalisation is zero and stays zero. The small model is made of the same classes of modules with
     smaller tensors, and computes the same: outputs, running statistics, and the derivatives of the weights kept, in
     evaluation and in training. That is checked in float64 before it is returned. What cannot be removed exactly stays,
-    and `account` says why. It holds at the size of the example; the example may be left out where the first layer of a
-    chain is linear.
+    and `account` says why. It holds at the size of the example, which has labels too where the model asks for them in
+    training; it may be left out where the first layer of a chain is linear.
 
     >>> import disbud, torch
     >>> from disbud.compaction import compact
@@ -51,9 +52,10 @@ def compact(model: nn.Module, ticket: Ticket, *, example: Example | None = None)
     check_can_be_copied(model)
     ticket.check(model)
     prunable(model)  # raises where shapes are not known, or nothing is there to prune
+    check_separate(model)
     given = _example_for(model) if example is None else example
     work = working_copy(model, ticket)
-    inputs, rows = widened(work, given)
+    inputs, rows = inputs_for(work, model, given)
     problem: DisbudError | None = None
     for strict in (False, True):
         followed = follow(work, inputs, rows=rows, strict=strict)
@@ -78,7 +80,7 @@ def _example_for(model: nn.Module) -> Tensor:
         return torch.zeros(1, first.n_in, dtype=parameter.dtype)
     raise DisbudError(
         "compaction sends an input through the model: give example=..., such as torch.zeros(1, 3, 32, 32), or a tuple "
-        "or dict of inputs; its numbers do not matter"
+        "or dict of inputs; its numbers matter only where the model is not defined on random ones"
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from disbud.compaction.account import Account
 from disbud.compaction.kept import Kept
+from disbud.compaction.shrinking import is_extra
 from disbud.errors import DisbudError
 from disbud.parameters import canonical
 from disbud.ticket import Ticket
@@ -49,7 +50,8 @@ class Compacted:
     def expand(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """A state of the small model, its present one unless given, as a state of the full one.
 
-        What was removed is what it was at compaction, weights off the ticket being zero.
+        What was removed is what it was at compaction, weights off the ticket being zero. What modules add to the state
+        by get_extra_state is in it as it was given.
 
         >>> import disbud, torch
         >>> from disbud.compaction import compact
@@ -61,7 +63,9 @@ class Compacted:
         0.0
         """
         given = self.model.state_dict() if state is None else state
-        small = {canonical(name): tensor for name, tensor in given.items() if isinstance(tensor, Tensor)}
+        extra = {canonical(name): value for name, value in given.items() if is_extra(name)}
+        tensors = {canonical(name): value for name, value in given.items() if isinstance(value, Tensor)}
+        small = {name: tensor for name, tensor in tensors.items() if not is_extra(name)}
         missing, unknown = sorted(self.full.keys() - small.keys()), sorted(small.keys() - self.full.keys())
         if missing or unknown:
             what = f"lacks {', '.join(missing[:3])}" if missing else f"has {', '.join(unknown[:3])} besides"
@@ -72,7 +76,8 @@ class Compacted:
                     f"this is not a state of the small model: {name} is {tuple(tensor.shape)}, "
                     f"and {self.kept[name].small} in the small model"
                 )
-        return {name: self.kept[name].put(small[name], into=full) for name, full in self.full.items()}
+        found = {name: self.kept[name].put(small[name], into=full) for name, full in self.full.items()}
+        return found | extra
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the small model's present weights and what `load` needs besides the full model's factory.

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.nn.modules.batchnorm import _NormBase
 
 from disbud.compaction.coupling import Channels, Coupling
 from disbud.compaction.rules import rule_of
+from disbud.compaction.shrinking import bare_norms
 from disbud.compaction.watching import Layer, Owned, Watch
+from disbud.compaction.widening import in_float64, wide
 from disbud.errors import DisbudError
-from disbud.isolation import Example, forward, isolated, leaves
-from disbud.seeds import generator
+from disbud.isolation import Example, forward, isolated
+from disbud.parameters import parameters
 from disbud.ticket import Ticket
-
-ROWS = 4  # of an example with one: BatchNorm cannot be trained on a single one
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,15 @@ def follow(work: nn.Module, inputs: Example, *, rows: int, strict: bool) -> Foll
     """Run the model and note what each entry is of; layers that only training uses are met too."""
     coupling = Coupling()
     watch = Watch(work, coupling, rule_of=rule_of, strict=strict)
-    with isolated(work, seed=0):
+    with isolated(work, seed=0), _sizes_noted(work, watch):
         _watched(work, inputs, watch)
         costs = {name: count // rows for name, count in watch.multiply_adds.items()}
         watch.forget()
         work.train()
-        with contextlib.suppress(Exception):  # it cannot be trained on inputs such as these
+        try:
             _watched(work, inputs, watch)
+        except Exception as error:  # it cannot be trained on inputs such as these
+            _check_all_met(work, watch, error)
     owned = {found.name: found for found in watch.owned.values()}
     return Followed(coupling.settled(), watch.layers, owned, costs)
 
@@ -55,9 +58,41 @@ def _watched(work: nn.Module, inputs: Example, watch: Watch) -> None:
     watch.hold(output, "is an output of the model")
 
 
+def _check_all_met(work: nn.Module, watch: Watch, error: Exception) -> None:
+    """Raise where training may read what it broke off before: nobody knows then which channels that goes by."""
+    unmet = [name for name in parameters(work) if name not in watch.met]
+    if unmet:
+        raise DisbudError(
+            f"training was not followed ({type(error).__name__}: {error}), and what reads {', '.join(unmet[:3])} was "
+            "not met without it; give an example that the model can be trained on, such as a tuple of inputs and labels"
+        ) from error
+
+
+@contextlib.contextmanager
+def _sizes_noted(work: nn.Module, watch: Watch) -> Iterator[None]:
+    """Within the block a normalisation without tensors owns as many entries as it says that it has channels."""
+    hooks = []
+    for name, norm in bare_norms(work):
+        owned = watch.own(name, torch.empty(norm.num_features))
+
+        def note(
+            module: _NormBase, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], owned: Owned = owned
+        ) -> None:
+            along = watch.along(args[0] if args else kwargs["input"], 1)
+            if along is not None and len(along) == len(owned.tensor):
+                watch.goes_by(owned, 0, along)
+
+        hooks.append(norm.register_forward_pre_hook(note, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def run(work: nn.Module, inputs: Example) -> object:
     """What the model gives, in the mode it is in; that it decides by a value with a derivative is its own affair."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), in_float64():
         warnings.filterwarnings("ignore", "Converting a tensor with requires_grad=True to a scalar")
         return forward(work, inputs)
 
@@ -74,6 +109,27 @@ def check_can_be_copied(model: nn.Module) -> None:
         raise DisbudError(f"{meta} is on the meta device and holds no values; materialise the model first")
 
 
+def check_separate(model: nn.Module) -> None:
+    """Raise where two parameters lie in the same memory: copied, they would go apart."""
+    ends: dict[int, list[tuple[int, int, str]]] = {}
+    for name, parameter in parameters(model).items():
+        if parameter.layout is torch.strided and parameter.numel():
+            first = parameter.data_ptr()
+            last = sum((n - 1) * step for n, step in zip(parameter.shape, parameter.stride(), strict=True))
+            ends.setdefault(parameter.untyped_storage().data_ptr(), []).append(
+                (first, first + (last + 1) * parameter.element_size(), name)
+            )
+    for spans in ends.values():
+        spans.sort()
+        for (_, end, one), (first, _, other) in itertools.pairwise(spans):
+            if first < end:
+                raise DisbudError(
+                    f"{one} and {other} are two parameters in the same memory (tied through .data), which the small "
+                    "model could not keep; have both modules hold one parameter, as in b.weight = a.weight, or give "
+                    "each memory of its own by .data.clone()"
+                )
+
+
 def working_copy(model: nn.Module, ticket: Ticket) -> nn.Module:
     """The model in float64 on the processor, its removed weights zero: what the small one is held to."""
     try:
@@ -83,37 +139,6 @@ def working_copy(model: nn.Module, ticket: Ticket) -> nn.Module:
             f"the model cannot be copied ({error}); a weight that torch.nn.utils computes must be made a plain "
             "parameter first (remove_parametrizations, remove_weight_norm)"
         ) from error
-    work = work.to("cpu", torch.float64)
+    work._apply(wide)  # Module.to would make real numbers of complex ones
     ticket.apply_(work)
     return work
-
-
-def widened(work: nn.Module, example: Example) -> tuple[Example, int]:
-    """Random inputs of the example's shape, in float64, of four rows where it has one; and how many times its rows.
-
-    The rows stay as they are where the model takes no others, as with a mask of its own.
-    """
-    tensors = [leaf for leaf in leaves(example) if isinstance(leaf, Tensor)]
-    if tensors and all(leaf.dim() > 1 and leaf.shape[0] == 1 for leaf in tensors):
-        wide = _drawn(example, rows=ROWS)
-        with contextlib.suppress(Exception), torch.no_grad(), isolated(work, seed=0):
-            run(work, wide)
-            return wide, ROWS
-    return _drawn(example, rows=1), 1
-
-
-def _drawn(example: Example, *, rows: int) -> Example:
-    draws = generator(0, "compaction")
-
-    def drawn(leaf: object) -> object:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        shape = (rows * leaf.shape[0], *leaf.shape[1:]) if leaf.dim() else leaf.shape
-        if not leaf.is_floating_point():
-            return leaf.detach().cpu().expand(shape).contiguous()
-        return torch.randn(shape, generator=draws, dtype=torch.float64)
-
-    if isinstance(example, Mapping):
-        return {name: tree_map(drawn, value) for name, value in example.items()}
-    found: Example = tree_map(drawn, example)
-    return found

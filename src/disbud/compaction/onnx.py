@@ -34,9 +34,7 @@ def to_onnx(model: nn.Module, path: str | os.PathLike[str], *, example: Tensor) 
     ...     path.exists() == there
     True
     """
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise DisbudError(f"writing ONNX needs {' and '.join(missing)}: pip install 'disbud[onnx]'")
+    check_onnx()
     model = bare(model)
     training = {module: module.training for module in model.modules()}
     rows = torch.zeros(2, *example.shape[1:], dtype=example.dtype)  # one row would be taken for a constant
@@ -62,6 +60,13 @@ def to_onnx(model: nn.Module, path: str | os.PathLike[str], *, example: Tensor) 
             for module, mode in training.items():
                 module.training = mode
         write_atomically(path, written.read_bytes())
+
+
+def check_onnx() -> None:
+    """Raise where a package that writes ONNX is missing."""
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DisbudError(f"writing ONNX needs {' and '.join(missing)}: pip install 'disbud[onnx]'")
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ def pair(watch: Watch, func: Function, output: object, *args: object, **kwargs: 
         hold_all(watch, func, output, *args, **kwargs)
     elif owned is not None:
         _by_entries(watch, owned, first if a is not None else second, numbers)
-        watch.put(output, numbers)
+        watch.put(output, _widened(numbers, output.dim()))
     else:
         dims = numbers.dim()
         if any(_size(other, axis - dims) > 1 for axis in varying(numbers)):

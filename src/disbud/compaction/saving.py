@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from disbud.compaction.account import Account, LayerAccount
 from disbud.compaction.compacted import Compacted
 from disbud.compaction.kept import Kept
-from disbud.compaction.shrinking import every_name, shrunk, small_ticket
+from disbud.compaction.shrinking import bare_norms, every_name, shrunk, small_ticket
 from disbud.errors import DisbudError, TicketError
 from disbud.files import write_atomically
 from disbud.isolation import bare
@@ -52,6 +52,7 @@ def save(compacted: Compacted, path: Path) -> None:
     described = {
         "format_version": FORMAT_VERSION,
         "shapes": {name: list(compacted.kept[name].shape) for name, _ in _distinct(compacted.model)},
+        "features": {name: norm.num_features for name, norm in bare_norms(compacted.model)},
         "layers": [asdict(layer) for layer in compacted.account.layers],
         "parameters": list(compacted.account.parameters),
     }
@@ -103,13 +104,14 @@ def load(path: str | os.PathLike[str], model: nn.Module | Callable[[], nn.Module
 def _rebuilt(metadata: Mapping[str, str], tensors: dict[str, Tensor], full: nn.Module) -> Compacted:
     if metadata.get(_CHECKSUM) != _checksum(metadata[_DESCRIPTION], tensors):
         raise DisbudError(f"{_CHECKSUM}: the content is not what was saved; the file was edited or damaged")
-    shapes, account = _described(metadata[_DESCRIPTION])
+    shapes, features, account = _described(metadata[_DESCRIPTION])
     kept = {name: _kept(name, shape, tensors) for name, shape in shapes.items()}
     owned = dict(_distinct(full))
     odd = sorted(owned.keys() ^ kept.keys())
     odd += [name for name in kept if name in owned and kept[name].shape != tuple(owned[name].shape)]
     if odd:
         raise DisbudError(f"this is a network of another kind than the model given: they differ in {odd[:3]}")
+    kept |= {name: _counted(name, norm.num_features, features) for name, norm in bare_norms(full)}
     if "ticket" not in tensors:
         raise DisbudError("ticket: is not in the file")
     ticket = _ticket(tensors["ticket"])
@@ -143,7 +145,8 @@ def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield canonical(name), buffer
 
 
-def _described(description: str) -> tuple[dict[str, tuple[int, ...]], Account]:
+def _described(description: str) -> tuple[dict[str, tuple[int, ...]], dict[str, int], Account]:
+    """The shapes of the full tensors, the channels left of each normalisation without tensors, and the account."""
     try:
         fields = checked(json.loads(description), dict, _DESCRIPTION)
         version = checked(fields.get("format_version"), int, "format_version")
@@ -155,8 +158,12 @@ def _described(description: str) -> tuple[dict[str, tuple[int, ...]], Account]:
             checked(name, str, "shapes"): tuple(checked(size, int, f"shapes.{name}") for size in shape)
             for name, shape in checked(fields["shapes"], dict, "shapes").items()
         }
+        features = {
+            checked(name, str, "features"): checked(count, int, f"features.{name}")
+            for name, count in checked(fields.get("features", {}), dict, "features").items()
+        }
         layers = [_layer(checked(row, dict, "layers")) for row in checked(fields["layers"], list, "layers")]
-        return shapes, Account(tuple(layers), _two(fields["parameters"], "parameters"))
+        return shapes, features, Account(tuple(layers), _two(fields["parameters"], "parameters"))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, DisbudError):
             raise
@@ -193,6 +200,14 @@ def _kept(name: str, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> K
         if not rising or int(places.min()) < 0 or int(places.max()) >= shape[axis]:
             raise DisbudError(f"{where}: should be rising places from 0 to {shape[axis] - 1}")
     return Kept(shape, tuple(axes))
+
+
+def _counted(name: str, count: int, features: Mapping[str, int]) -> Kept:
+    """What is left of a number of channels that no tensor shows."""
+    left = features.get(name, count)
+    if not 1 <= left <= count:
+        raise DisbudError(f"features.{name}: should be a number from 1 to {count}, not {left}")
+    return Kept((count,), (torch.arange(left),))
 
 
 def _full(name: str, kept: Kept, small: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:

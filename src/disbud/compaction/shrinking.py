@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -33,7 +33,16 @@ def shrunk(model: nn.Module, kept: Mapping[str, Kept]) -> nn.Module:
             for key, tensor in holder.items():
                 if tensor is not None:
                     holder[key] = made[id(tensor)]  # type: ignore[assignment]
+    for name, norm in bare_norms(small):
+        norm.num_features = kept[name].small[0]
     return small
+
+
+def bare_norms(model: nn.Module) -> Iterator[tuple[str, _NormBase]]:
+    """Normalisations that say a number of channels and have no tensor that shows it, by the name of that number."""
+    for name, module in model.named_modules():
+        if isinstance(module, _NormBase) and module.weight is None and module.running_mean is None:
+            yield canonical(f"{name}.num_features"), module
 
 
 def _smaller(tensor: Tensor, kept: Kept) -> Tensor:
@@ -78,12 +87,17 @@ def every_name(model: nn.Module, kept: Mapping[str, Kept]) -> dict[str, Kept]:
     return {canonical(name): kept[name_of[id(tensor)]] for name, tensor in again}
 
 
+def is_extra(name: str) -> bool:
+    """Whether an entry of a state is what a module adds to it by get_extra_state, which goes by no channels."""
+    return name.rpartition(".")[2] == "_extra_state"
+
+
 def full_state(model: nn.Module, ticket: Ticket) -> dict[str, Tensor]:
     """The state of the model, with zeros off the ticket."""
     name_of = {id(parameter): canonical(name) for name, parameter in model.named_parameters()}
     found = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor):
+        if isinstance(tensor, Tensor) and not is_extra(name):
             mask = ticket.masks.get(name_of.get(id(tensor), ""))
             value = tensor.detach().clone()
             found[canonical(name)] = value if mask is None else value.masked_fill_(~mask.to(value.device), 0)

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from disbud.compaction.coupling import Flags, Numbers
 from disbud.compaction.following import Followed, run
 from disbud.compaction.watching import Layer
+from disbud.compaction.widening import real
 from disbud.graph.flow.arithmetic import homes
 from disbud.graph.tracing import LAYER_FUNCTIONS
 from disbud.isolation import Example, isolated
@@ -73,7 +74,8 @@ def _heard(
             by_unit = by_unit[torch.from_numpy(candidates[channels])]
             channels = channels[candidates[channels]]
             heard[channels[(by_unit.detach() != 0).any(1).numpy()]] = True
-            total = total + (by_unit * torch.rand(by_unit.shape, generator=draws, dtype=torch.float64)).sum()
+            numbers = real(by_unit)
+            total = total + (numbers * torch.rand(numbers.shape, generator=draws, dtype=torch.float64)).sum()
         for found in _learning(total, ticket, followed):
             if found is None:
                 return candidates

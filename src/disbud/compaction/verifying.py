@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from disbud.compaction.following import run
 from disbud.compaction.kept import Kept
+from disbud.compaction.widening import real
 from disbud.errors import DisbudError
 from disbud.isolation import Example, isolated, leaves
 from disbud.parameters import canonical
@@ -77,8 +78,9 @@ def _seen(model: nn.Module, inputs: Example, batch_norm: str) -> _Seen:
         total = torch.zeros((), dtype=torch.float64)
         for tensor in outputs:
             if tensor.requires_grad:
-                weights = torch.randn(tensor.shape, generator=draws, dtype=torch.float64)
-                total = total + (tensor * weights).sum()
+                numbers = real(tensor)
+                weights = torch.randn(numbers.shape, generator=draws, dtype=torch.float64)
+                total = total + (numbers * weights).sum()
         gradients = {}
         trained = {canonical(name): p for name, p in model.named_parameters() if p.requires_grad}
         if total.requires_grad and trained:
@@ -89,17 +91,23 @@ def _seen(model: nn.Module, inputs: Example, batch_norm: str) -> _Seen:
 
 
 def _largest(tensors: Mapping[str, Tensor]) -> float:
-    return max(
-        (float(tensor.norm()) for tensor in tensors.values() if tensor.is_floating_point()), default=0.0
-    )
+    numbers = [
+        real(tensor) for tensor in tensors.values() if tensor.is_floating_point() or tensor.is_complex()
+    ]
+    return max((float(each.norm()) for each in numbers), default=0.0)
 
 
 def _compare(what: str, wanted: Tensor, found: Tensor | None, *, at_least: float = 0.0) -> None:
     if found is None or found.shape != wanted.shape:
         shape = None if found is None else tuple(found.shape)
         raise Disagrees(f"{what}: the small network gives {shape}, the full one {tuple(wanted.shape)}")
-    scale = max(float(wanted.double().norm()), at_least)
-    error = float((found.double() - wanted.double()).norm())
+    if not bool(wanted.isfinite().all()):
+        raise DisbudError(
+            f"{what}: the full model gives what is not finite, so the small one cannot be held to it; give an example "
+            "with numbers that the model is meant for, or keep what is divided or put under a root away from zero"
+        )
+    scale = max(float(real(wanted).norm()), at_least)
+    error = float((real(found) - real(wanted)).norm())
     if not error <= TOLERANCE * scale + _ROUNDING:
         raise Disagrees(
             f"{what}: the small network differs from the full one by {error:.1e}, where the norm is {scale:.1e}"

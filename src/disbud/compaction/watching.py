@@ -65,6 +65,7 @@ class Watch(TorchFunctionMode):
         self.multiply_adds: dict[str, int] = {}  # of each weight, for all rows of the run
         named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
         self.owned = {id(tensor): Owned(canonical(name), tensor) for name, tensor in named}
+        self.met: set[str] = set()  # parameters and buffers that something was made of
         self._numbers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
@@ -77,7 +78,10 @@ class Watch(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         output = func(*args, **kwargs)
-        if any(id(tensor) in self._numbers or id(tensor) in self.owned for tensor in given):
+        used = [self.owned[id(tensor)].name for tensor in given if id(tensor) in self.owned]
+        if used and any(isinstance(leaf, Tensor) for leaf in leaves(output)):
+            self.met.update(used)
+        if used or any(id(tensor) in self._numbers for tensor in given):
             self._rule_of(func, kwargs)(self, func, output, *args, **kwargs)
         return output
 
@@ -143,6 +147,10 @@ class Watch(TorchFunctionMode):
         layer = self.layers.get(owned.name)
         if layer is not None and layer.groups > 1:
             self.coupling.hold(np.concatenate([layer.inputs, layer.outputs]), reason)
+
+    def own(self, name: str, tensor: Tensor) -> Owned:
+        """Count a tensor among those that the model owns."""
+        return self.owned.setdefault(id(tensor), Owned(name, tensor))
 
     def goes_by(self, owned: Owned, axis: int, numbers: Numbers, reason: str | None = None) -> Numbers:
         """Note that the parameter's entries along that axis are of these units; gives their numbers.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from math import prod
 from typing import Literal, TypeAlias
 
 from torch import nn
@@ -14,7 +13,7 @@ from disbud.errors import DisbudError, unknown_name
 from disbud.export.emission import Emitter
 from disbud.export.folding import folded
 from disbud.export.memory import Memory, placed
-from disbud.export.operations import Program
+from disbud.export.operations import Program, View
 from disbud.export.pruned import dense_bytes, pruned
 from disbud.export.sizes import SizeReport
 from disbud.export.source import Source
@@ -81,9 +80,9 @@ def to_c(
     program = folded(traced(small, example))
     memory = placed(program)
     source = Source(name)
-    emitter = Emitter(source, program, lambda value: _place(program, memory, value, name), values)
+    emitter = Emitter(source, program, lambda view: _place(program, memory, view, name), values)
     layers = tuple(emitter.emit(operation) for operation in program.operations)
-    if program.output == program.input:
+    if program.copies:
         source.calls.append(
             "    for (i = 0; i < " + f"{name.upper()}_OUTPUTS; i++)\n        output[i] = input[i];"
         )
@@ -91,17 +90,17 @@ def to_c(
     return CSource(source.text(_head(program, report, name), _body(program, memory, source)), report)
 
 
-def _place(program: Program, memory: Memory, value: int, name: str) -> str:
-    if value == program.input:
+def _place(program: Program, memory: Memory, view: View, name: str) -> str:
+    if view.array == program.input.array:
         return "input"
-    if value == program.output:
+    if view.array == program.output.array:
         return "output"
-    offset = memory.offsets[value]
+    offset = memory.offsets[view.array]
     return f"{name}_memory + {offset}" if offset else f"{name}_memory"
 
 
 def _head(program: Program, report: SizeReport, name: str) -> str:
-    shapes = ["x".join(map(str, program.shapes[value])) for value in (program.input, program.output)]
+    shapes = ["x".join(map(str, view.shape)) for view in (program.input, program.output)]
     upper = name.upper()
     prelude = Source(name)
     prelude.function("prelude")
@@ -114,8 +113,8 @@ def _head(program: Program, report: SizeReport, name: str) -> str:
  * What lies between is kept in static arrays, so that two threads may not call it at once. Links with -lm.
  * Tables: {report.table_bytes} bytes. Multiply-adds: {report.multiply_adds}.
  */
-#define {upper}_INPUTS {prod(program.shapes[program.input])}
-#define {upper}_OUTPUTS {prod(program.shapes[program.output])}
+#define {upper}_INPUTS {program.input.size}
+#define {upper}_OUTPUTS {program.output.size}
 #define {upper}_RAM_BYTES {report.ram_bytes}
 
 """ + prelude.text("", []).strip()
@@ -123,14 +122,13 @@ def _head(program: Program, report: SizeReport, name: str) -> str:
 
 def _body(program: Program, memory: Memory, source: Source) -> list[str]:
     name = source.prefix
-    copies = program.output == program.input
     return [
         *([f"static float {name}_memory[{memory.floats}];", ""] if memory.floats else []),
         f"void {name}_predict(const float *input, float *output);",
         "",
         f"void {name}_predict(const float *input, float *output)",
         "{",
-        *(["    int i;"] if copies else []),
+        *(["    int i;"] if program.copies else []),
         *source.calls,
         "}",
     ]

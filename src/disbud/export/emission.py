@@ -21,6 +21,7 @@ from disbud.export.operations import (
     Operation,
     Pool,
     Program,
+    View,
 )
 from disbud.export.sizes import LayerSize
 from disbud.export.source import Source, literal, steps_of
@@ -52,8 +53,8 @@ _PAIRS = {
     "subtract": "*a - *c",
     "multiply": "*a * *c",
     "divide": "*a / *c",
-    "maximum": "*a < *c ? *c : *a",
-    "minimum": "*a > *c ? *c : *a",
+    "maximum": "*a < *c || isnan(*c) ? *c : *a",
+    "minimum": "*a > *c || isnan(*c) ? *c : *a",
 }
 _NEXT = {
     "dense": "place++;",
@@ -69,7 +70,7 @@ class Emitter:
 
     source: Source
     program: Program
-    place: Callable[[int], str]
+    place: Callable[[View], str]
     values: str
 
     def emit(self, operation: Operation) -> LayerSize:
@@ -165,10 +166,8 @@ class Emitter:
         outputs, inputs = one.weight.shape
         sizes = [inputs, outputs] if dense else [outputs]
         for row in range(one.rows):
-            read, made = (
-                self.place(value) + (f" + {row * width}" if row else "")
-                for value, width in ((one.source, inputs), (one.output, outputs))
-            )
+            read = _from(self.place(one.source), row * inputs)
+            made = _from(self.place(one.output), row * outputs)
             self._call(function, *sizes, read, made, *arguments)
         return replace(size, multiply_adds=form.values.size * one.rows)
 
@@ -181,9 +180,10 @@ class Emitter:
             name, added = self.source.table(kind, rounded("BatchNorm", numbers, values="fp32"))
             names.append(name)
             total += added
-        ends = (self.place(one.source), self.place(one.output))
-        channels = self.program.size(one.output) // one.inner
-        self._call(function, *ends, channels, one.inner, *names)
+        row = len(one.scale) * one.inner
+        for start in range(0, one.rows * row, row):
+            ends = (_from(self.place(one.source), start), _from(self.place(one.output), start))
+            self._call(function, *ends, len(one.scale), one.inner, *names)
         return LayerSize("", "BatchNorm", other_bytes=total)
 
     def _elementwise(self, one: Elementwise) -> LayerSize:
@@ -191,7 +191,7 @@ class Emitter:
         words = {"EXPRESSION": expression, "SETTINGS": "".join(f", float {name}" for name in settings)}
         function = self.source.function("elementwise", one.function, FUNCTION=one.function, **words)
         ends = (self.place(one.source), self.place(one.output))
-        self._call(function, *ends, self.program.size(one.output), *map(literal, one.settings))
+        self._call(function, *ends, one.output.size, *map(literal, one.settings))
         return LayerSize("", one.function)
 
     def _pool(self, one: Pool) -> LayerSize:
@@ -205,7 +205,7 @@ class Emitter:
         return LayerSize("", f"{one.kind} pooling", other_bytes=added)
 
     def _combine(self, one: Combine) -> LayerSize:
-        shape = self.program.shapes[one.output]
+        shape = one.output.shape
         self.source.function("block")
         function = self.source.function(
             "combine", one.function, FUNCTION=one.function, EXPRESSION=_PAIRS[one.function]
@@ -219,12 +219,9 @@ class Emitter:
                 own: tuple[int, ...] = side.numbers.shape
                 total += added
             else:
-                name, own = self.place(side), self.program.shapes[side]
-            own = (1,) * (len(shape) - len(own)) + own
+                name, own = self.place(side), side.shape
             names.append(name)
-            steps.append(
-                tuple(0 if size == 1 else step for size, step in zip(own, steps_of(own), strict=True))
-            )
+            steps.append(_repeated(own, axes=len(shape)))
         block, added = self.source.block(shape, steps[0], steps[1], reader=one.function)
         self._call(function, f"&{block}", *names, self.place(one.output))
         return LayerSize("", one.function, other_bytes=total + added)
@@ -232,15 +229,13 @@ class Emitter:
     def _move(self, one: Move) -> LayerSize:
         if not one.covers:
             fill = self.source.function("fill")
-            self._call(fill, self.place(one.output), self.program.size(one.output), literal(one.fill))
+            self._call(fill, self.place(one.output), one.output.size, literal(one.fill))
         total = 0
         for part in one.parts:
             block, added = self.source.block(part.sizes, part.steps_from, part.steps_to, reader="a copy")
             function = self.source.function("copy")
-            read, made = (
-                self.place(value) + (f" + {start}" if start else "")
-                for value, start in ((part.source, part.start_from), (one.output, part.start_to))
-            )
+            read = _from(self.place(part.source), part.start_from)
+            made = _from(self.place(one.output), part.start_to)
             self._call(function, f"&{block}", read, made)
             total += added
         return LayerSize("", "copy", other_bytes=total)
@@ -254,3 +249,14 @@ class Emitter:
             divisor = literal(float(one.count) if one.function == "mean" else 1.0)
             self._call(self.source.function("along_sum", "sum"), *ends, divisor)
         return LayerSize("", one.function)
+
+
+def _from(place: str, start: int) -> str:
+    """The place of an entry further on."""
+    return f"{place} + {start}" if start else place
+
+
+def _repeated(shape: tuple[int, ...], *, axes: int) -> tuple[int, ...]:
+    """The steps along so many axes of what has this shape: 0 where its one entry is repeated."""
+    full = (1,) * (axes - len(shape)) + shape
+    return tuple(0 if size == 1 else step for size, step in zip(full, steps_of(full), strict=True))

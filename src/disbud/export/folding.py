@@ -15,25 +15,33 @@ def folded(program: Program) -> Program:
     """
     operations = _used(program)
     readers = _readers(program, operations)
-    merged: dict[int, Operation] = {}  # by the number of what the layer makes
+    merged: dict[int, Operation] = {}  # by the array that the layer makes
     kept: list[Operation] = []
     for operation in operations:
-        layer = merged.get(operation.source) if isinstance(operation, Affine) else None
+        layer = merged.get(operation.source.array) if isinstance(operation, Affine) else None
         if (
             isinstance(operation, Affine)
             and isinstance(layer, Convolution | Linear)
-            and readers[layer.output] == 1
+            and readers[layer.output.array] == 1
+            and _same_channels(layer, operation)
         ):
-            fits = isinstance(layer, Convolution) or (layer.rows == 1 and operation.inner == 1)
-            if fits and len(operation.scale) == len(layer.weight):
-                joined = _joined(layer, operation)
-                kept[_place(kept, layer)] = joined
-                merged[joined.output] = joined
-                continue
+            joined = _joined(layer, operation)
+            kept[_place(kept, layer)] = joined
+            merged[joined.output.array] = joined
+            continue
         kept.append(operation)
         if isinstance(operation, Convolution | Linear):
-            merged[operation.output] = operation
-    return Program(program.input, program.output, program.shapes, kept)
+            merged[operation.output.array] = operation
+    return Program(program.input, program.output, kept)
+
+
+def _same_channels(layer: Convolution | Linear, norm: Affine) -> bool:
+    """Whether the channels that are scaled are the layer's outputs, and not some other cut through its entries."""
+    if len(norm.scale) != len(layer.weight):
+        return False
+    if isinstance(layer, Convolution):
+        return norm.rows == 1
+    return norm.rows == layer.rows and norm.inner == 1
 
 
 def _joined(layer: Convolution | Linear, norm: Affine) -> Convolution | Linear:
@@ -44,19 +52,19 @@ def _joined(layer: Convolution | Linear, norm: Affine) -> Convolution | Linear:
 
 def _used(program: Program) -> list[Operation]:
     """The operations whose outputs lead to the program's."""
-    needed, used = {program.output}, []
+    needed, used = {program.output.array}, []
     for operation in reversed(program.operations):
-        if operation.output in needed:
+        if operation.output.array in needed:
             used.append(operation)
-            needed.update(sources(operation))
+            needed.update(view.array for view in sources(operation))
     return used[::-1]
 
 
 def _readers(program: Program, operations: list[Operation]) -> dict[int, int]:
-    count = {program.output: 1}
+    count = {program.output.array: 1}
     for operation in operations:
-        for source in sources(operation):
-            count[source] = count.get(source, 0) + 1
+        for view in sources(operation):
+            count[view.array] = count.get(view.array, 0) + 1
     return count
 
 

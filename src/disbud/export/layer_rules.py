@@ -118,4 +118,5 @@ def batch_norm(
     shift = -numbers_of(running_mean) * scale
     shift = shift if bias is None else shift + numbers_of(bias)
     source = recorder.value(input, name)
-    recorder.add(Affine(source, recorder.new(output), prod(input.shape[2:]), scale, shift))
+    rows, inner = input.shape[0], prod(input.shape[2:])
+    recorder.add(Affine(source, recorder.new(output), rows, inner, scale, shift))

@@ -8,7 +8,6 @@ from disbud.export.operations import (
     Affine,
     Along,
     Combine,
-    Constant,
     Elementwise,
     Operation,
     Program,
@@ -57,26 +56,22 @@ def _lives(program: Program) -> list[_Life]:
     """Arrays that are written over what was read last are one life."""
     last: dict[int, int] = {}
     for number, operation in enumerate(program.operations):
-        for source in sources(operation):
-            last[source] = number
+        for view in sources(operation):
+            last[view.array] = number
     lives: dict[int, _Life] = {}
     home: dict[int, int] = {}  # which life an array belongs to
     for number, operation in enumerate(program.operations):
-        if operation.output == program.output:
+        output = operation.output.array
+        if output == program.output.array:
             continue
-        output = operation.output
         dies = last.get(output, number)
         over = next(
-            (
-                source
-                for source in _may_be_overwritten(program, operation)
-                if source in home and last[source] == number
-            ),
+            (array for array in _may_be_overwritten(operation) if array in home and last[array] == number),
             None,
         )
         if over is None:
             home[output] = output
-            lives[output] = _Life((output,), program.size(output), number, dies)
+            lives[output] = _Life((output,), operation.output.size, number, dies)
         else:
             first = home[output] = home[over]
             before = lives[first]
@@ -84,14 +79,12 @@ def _lives(program: Program) -> list[_Life]:
     return list(lives.values())
 
 
-def _may_be_overwritten(program: Program, operation: Operation) -> list[int]:
+def _may_be_overwritten(operation: Operation) -> list[int]:
     """The arrays read that the output may lie upon: entry i is read before entry i is written, and not again."""
     if isinstance(operation, Affine | Elementwise):
-        return [operation.source]
+        return [operation.source.array]
     if isinstance(operation, Along) and "softmax" in operation.function:
-        return [operation.source]
-    if isinstance(operation, Combine):
-        sides = (operation.left, operation.right)
-        shape = program.shapes[operation.output]
-        return [side for side in sides if not isinstance(side, Constant) and program.shapes[side] == shape]
+        return [operation.source.array]
+    if isinstance(operation, Combine):  # a side of the output's size is not repeated, and is read in order
+        return [side.array for side in sources(operation) if side.size == operation.output.size]
     return []

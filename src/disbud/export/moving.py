@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from disbud.errors import DisbudError
-from disbud.export.operations import Move, Part
+from disbud.export.operations import Move, Part, View
 from disbud.export.recording import Recorder
 from disbud.isolation import leaves
 
@@ -45,14 +45,14 @@ def moved(
     given = dict(kwargs)
     if name in ("pad", "constant_pad_nd"):
         args, given, fill = _padding(name, args, given)
-    read: list[tuple[int, int]] = []  # of each tensor read: the array's number, and its first place
+    read: list[tuple[View, int]] = []  # of each tensor read: where it is, and its first place
 
     def placed(leaf: object) -> object:
         if not isinstance(leaf, Tensor):
             return leaf
         if not recorder.follows(leaf):
             raise DisbudError(f"{name} with a constant tensor cannot be written as C")
-        first = 1 + sum(recorder.program.size(number) for number, _ in read)  # 0: no entry goes there
+        first = 1 + sum(view.size for view, _ in read)  # 0: no entry goes there
         read.append((recorder.value(leaf, name), first))
         return torch.arange(first, first + leaf.numel(), dtype=torch.float64).view(leaf.shape)
 
@@ -62,6 +62,10 @@ def moved(
             leaf.to(torch.int64).numpy() for leaf in leaves(shown) if isinstance(leaf, Tensor)
         ]
     for tensor, where in zip(made, wheres, strict=True):
+        if where.shape != tuple(tensor.shape):
+            raise DisbudError(
+                f"{name} cannot be written as C: it reads the bits of numbers as another type; to float and double can"
+            )
         _write(recorder, name, tensor, where, read, fill)
 
 
@@ -84,23 +88,22 @@ def _padding(
 
 
 def _write(
-    recorder: Recorder, name: str, tensor: Tensor, where: Places, read: list[tuple[int, int]], fill: float
+    recorder: Recorder, name: str, tensor: Tensor, where: Places, read: list[tuple[View, int]], fill: float
 ) -> None:
     parts = []
-    for number, first in read:
-        size = recorder.program.size(number)
-        if where.size == size and np.array_equal(where.reshape(-1), np.arange(first, first + size)):
-            recorder.same(tensor, number)
+    for view, first in read:
+        if np.array_equal(where.reshape(-1), np.arange(first, first + view.size)):
+            recorder.same(tensor, view)
             return
-        part = _part(name, number, where, first, size)
+        part = _part(name, view, where, first)
         parts += [part] if part else []
     covered = sum(prod(part.sizes) for part in parts) == where.size
     recorder.add(Move(tuple(parts), recorder.new(tensor), covered, fill))
 
 
-def _part(name: str, number: int, where: Places, first: int, size: int) -> Part | None:
+def _part(name: str, view: View, where: Places, first: int) -> Part | None:
     """The block that comes from one array."""
-    inside = (where >= first) & (where < first + size)
+    inside = (where >= first) & (where < first + view.size)
     if not inside.any():
         return None
     corners = [(int(axis.min()), int(axis.max()) + 1) for axis in inside.nonzero()]
@@ -122,7 +125,7 @@ def _part(name: str, number: int, where: Places, first: int, size: int) -> Part 
     if not regular or prod(count for count, _, _ in digits) != block.size:
         raise DisbudError(f"{name} cannot be written as C: it does not move values in one regular block")
     sizes, steps, to = (tuple(digit[i] for digit in digits) for i in range(3))
-    return Part(number, sizes, start, steps, at, to)
+    return Part(view, sizes, start, steps, at, to)
 
 
 def _digits(line: Places) -> list[tuple[int, int, int]]:

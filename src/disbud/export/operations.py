@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from math import prod
 from typing import TypeAlias
 
@@ -14,6 +14,22 @@ Pair: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class View:
+    """An array, by its number, in the shape in which it is read or made here.
+
+    Each place where an array is used has a view of its own, since a network may see the same floats in many shapes.
+    """
+
+    array: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many floats it has."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
 class Constant:
     """Numbers that an operation reads beside signals; with no axes, a single one."""
 
@@ -22,10 +38,11 @@ class Constant:
 
 @dataclass(frozen=True)
 class Affine:
-    """y = scale[c] * x + shift[c] for each channel c of `inner` entries: BatchNorm in evaluation."""
+    """y = scale[c] * x + shift[c] for each channel c of `inner` entries, in each of `rows`: BatchNorm in evaluation."""
 
-    source: int
-    output: int
+    source: View
+    output: View
+    rows: int
     inner: int
     scale: Numbers
     shift: Numbers
@@ -39,8 +56,8 @@ class Convolution:
     """
 
     name: str
-    source: int
-    output: int
+    source: View
+    output: View
     weight: Numbers
     bias: Numbers | None
     groups: int
@@ -56,8 +73,8 @@ class Linear:
     """The same linear layer for each of `rows` rows of features."""
 
     name: str
-    source: int
-    output: int
+    source: View
+    output: View
     weight: Numbers
     bias: Numbers | None
     rows: int
@@ -67,8 +84,8 @@ class Linear:
 class Elementwise:
     """A function of each entry, by name, with its settings."""
 
-    source: int
-    output: int
+    source: View
+    output: View
     function: str
     settings: tuple[float, ...] = ()
 
@@ -81,8 +98,8 @@ class Pool:
     """
 
     kind: str
-    source: int
-    output: int
+    source: View
+    output: View
     planes: int
     size_in: Pair
     size_out: Pair
@@ -99,16 +116,16 @@ class Combine:
     """left + right and the like, entry by entry; the smaller of the two is repeated as numpy does."""
 
     function: str
-    left: int | Constant
-    right: int | Constant
-    output: int
+    left: View | Constant
+    right: View | Constant
+    output: View
 
 
 @dataclass(frozen=True)
 class Part:
     """A block of an array: its sizes, and where its first entry lies and how far the next ones, there and here."""
 
-    source: int
+    source: View
     sizes: tuple[int, ...]
     start_from: int
     steps_from: tuple[int, ...]
@@ -121,7 +138,7 @@ class Move:
     """Blocks of one or several arrays put into another; where no block goes there is `fill`."""
 
     parts: tuple[Part, ...]
-    output: int
+    output: View
     covers: bool
     fill: float = 0.0
 
@@ -131,8 +148,8 @@ class Along:
     """A mean, a sum or a softmax along an axis of `count` entries, with `outer` before it and `inner` behind it."""
 
     function: str
-    source: int
-    output: int
+    source: View
+    output: View
     outer: int
     count: int
     inner: int
@@ -141,26 +158,26 @@ class Along:
 Operation: TypeAlias = Affine | Convolution | Linear | Elementwise | Pool | Combine | Move | Along
 
 
-@dataclass
+@dataclass(frozen=True)
 class Program:
-    """The operations in order, and the shape of each array by its number."""
+    """What is read, what is given, and the operations between them in order."""
 
-    input: int = 0
-    output: int = 0
-    shapes: list[tuple[int, ...]] = field(default_factory=list)
-    operations: list[Operation] = field(default_factory=list)
+    input: View
+    output: View
+    operations: list[Operation]
 
-    def size(self, value: int) -> int:
-        """How many floats an array has."""
-        return prod(self.shapes[value])
+    @property
+    def copies(self) -> bool:
+        """Whether what is given is what was read."""
+        return self.output.array == self.input.array
 
 
-def sources(operation: Operation) -> tuple[int, ...]:
-    """The arrays that an operation reads."""
+def sources(operation: Operation) -> tuple[View, ...]:
+    """What an operation reads."""
     if isinstance(operation, Move):
         return tuple(part.source for part in operation.parts)
     if isinstance(operation, Combine):
-        return tuple(side for side in (operation.left, operation.right) if isinstance(side, int))
+        return tuple(side for side in (operation.left, operation.right) if isinstance(side, View))
     return (operation.source,)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from disbud.errors import DisbudError
-from disbud.export.operations import Constant, Numbers, Operation, Program
+from disbud.export.operations import Constant, Numbers, Operation, View
 from disbud.isolation import leaves
 from disbud.parameters import canonical
 
@@ -26,7 +26,8 @@ class Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, apply: Apply) -> None:
         super().__init__()
         self._apply = apply  # writes down what one function did
-        self.program = Program()
+        self.operations: list[Operation] = []
+        self._arrays = 0  # how many there are
         self._names = {id(p): canonical(name) for name, p in model.named_parameters()}
         self._values: dict[int, tuple[Tensor, int]] = {}
         self._stale: dict[int, str] = {}
@@ -44,16 +45,12 @@ class Recorder(TorchFunctionMode):
             self._apply(self, func, output, args, kwargs)
         return output
 
-    def start(self, input: Tensor) -> None:
-        """Note the network's input."""
-        self.program.input = self.new(input)
-
     def follows(self, value: object) -> bool:
         """Whether this is a tensor that comes from the input."""
         return id(value) in self._values
 
-    def value(self, tensor: object, reader: str) -> int:
-        """The number of the array that the tensor is."""
+    def value(self, tensor: object, reader: str) -> View:
+        """The array that the tensor is, in the tensor's shape."""
         if id(tensor) in self._stale:
             raise DisbudError(
                 f"{reader} reads a tensor that shares its memory with one changed in place by "
@@ -61,18 +58,19 @@ class Recorder(TorchFunctionMode):
             )
         if id(tensor) not in self._values:
             raise DisbudError(f"{reader} does not come from the network's input by way of torch's functions")
-        return self._values[id(tensor)][1]
+        found, array = self._values[id(tensor)]
+        return View(array, tuple(found.shape))
 
-    def new(self, tensor: Tensor) -> int:
-        """A number for a tensor that is made here."""
-        self.program.shapes.append(tuple(tensor.shape))
-        number = len(self.program.shapes) - 1
-        self.same(tensor, number)
-        return number
+    def new(self, tensor: Tensor) -> View:
+        """An array for a tensor that is made here."""
+        made = View(self._arrays, tuple(tensor.shape))
+        self._arrays += 1
+        self.same(tensor, made)
+        return made
 
-    def same(self, tensor: Tensor, number: int) -> None:
-        """Note that the tensor holds the entries of that array in the same order."""
-        self._values[id(tensor)] = (tensor, number)
+    def same(self, tensor: Tensor, view: View) -> None:
+        """Note that the tensor holds the entries of that array in the same order, in whatever shape."""
+        self._values[id(tensor)] = (tensor, view.array)
         self._stale.pop(id(tensor), None)
 
     def overwritten(self, tensor: Tensor, by: str) -> None:
@@ -84,11 +82,11 @@ class Recorder(TorchFunctionMode):
 
     def add(self, operation: Operation) -> None:
         """Write an operation down."""
-        self.program.operations.append(operation)
+        self.operations.append(operation)
 
     def name_of(self, weight: Tensor) -> str:
         """What the parameter is called; a weight that is computed goes by its place."""
-        return self._names.get(id(weight), f"layer {len(self.program.operations)}")
+        return self._names.get(id(weight), f"layer {len(self.operations)}")
 
     def constant(self, value: object, reader: str) -> Constant:
         """A number, or a tensor that does not come from the input."""

@@ -14,19 +14,24 @@ from torch.nn import functional
 from disbud.errors import DisbudError
 from disbud.export.layer_rules import batch_norm, convolution, linear
 from disbud.export.moving import MOVES, moved
-from disbud.export.operations import Along, Combine, Elementwise
+from disbud.export.operations import Along, Combine, Elementwise, View
 from disbud.export.pooling_rules import adaptive_pool, average_pool, max_pool
 from disbud.export.recording import Recorder
+from disbud.isolation import leaves
 
 Rule: TypeAlias = Callable[..., None]
 
+_PRECISIONS = (torch.float32, torch.float64)
 # They ask for a size or a type, and what they give is no tensor.
-_QUESTIONS = (
+_ASKED = (
     "size dim ndimension numel nelement stride storage_offset is_floating_point is_complex is_contiguous __len__ "
     "__get__ get_device element_size data_ptr type is_signed __hash__ __repr__"
 )
-_TYPES = "to float double type type_as"
-_DROPOUTS = "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"
+_QUESTIONS = frozenset(_ASKED.split())
+_TYPES = frozenset({"to", "float", "double", "type", "type_as"})
+_DROPOUTS = frozenset(
+    {"alpha_dropout", "feature_alpha_dropout", *(f"dropout{n}" for n in ("", "1d", "2d", "3d"))}
+)
 
 
 def apply(
@@ -38,15 +43,15 @@ def apply(
 ) -> None:
     """Write down what the function did, or raise an error that names it."""
     name = getattr(func, "__name__", str(func))
-    if name in _QUESTIONS.split() and not isinstance(output, Tensor):
+    if name in _QUESTIONS and not isinstance(output, Tensor):
         return
     if kwargs.get("out") is not None:
         raise _refused(name, "writes into a tensor that is given as out=")
     if name in MOVES or name == "__get__":
         moved(recorder, func, name, output, args, kwargs)
-    elif name in _TYPES.split():
+    elif name in _TYPES:
         _another_type(recorder, name, output, args)
-    elif name in _DROPOUTS.split():
+    elif name in _DROPOUTS:
         _dropout(recorder, name, output, args, kwargs)
     else:
         rule = _RULES.get(name) or _RULES.get(name.removesuffix("_"))  # relu_ is relu in place
@@ -57,11 +62,20 @@ def apply(
         except TypeError as error:
             raise _refused(name, f"is called in a way that is not known: {error}") from None
         rule(*given.args, **given.kwargs)
+    _check_types(recorder, name, output)
+
+
+def _check_types(recorder: Recorder, name: str, output: object) -> None:
+    """Single and double precision are taken for one another; any other type is not computed with in C."""
+    for leaf in leaves(output):
+        if isinstance(leaf, Tensor) and recorder.follows(leaf) and leaf.dtype not in _PRECISIONS:
+            raise _refused(name, f"makes {leaf.dtype} of what is computed")
 
 
 def _refused(name: str, why: str) -> DisbudError:
+    shown = name.strip("_") if name.startswith("__") else name  # relu_ keeps its _: that is in place
     return DisbudError(
-        f"{name.strip('_')} cannot be written as C: it {why}; what can: convolutions of one and two axes, linear "
+        f"{shown} cannot be written as C: it {why}; what can: convolutions of one and two axes, linear "
         "layers, BatchNorm in evaluation, activations, pooling, arithmetic, concatenation, padding, softmax, and "
         "what only moves values (to_onnx may take this network)"
     )
@@ -77,14 +91,13 @@ def _dropout(
 
 
 def _another_type(recorder: Recorder, name: str, output: object, args: tuple[object, ...]) -> None:
-    """Single and double precision are taken for one another; any other type is not computed with in C."""
-    if not isinstance(output, Tensor) or output.dtype not in (torch.float32, torch.float64):
-        raise _refused(name, f"makes {getattr(output, 'dtype', output)} of what is computed")
-    recorder.same(output, recorder.value(args[0], name))
+    """A constant that is given the type of what is computed stays one."""
+    if isinstance(output, Tensor) and recorder.follows(args[0]):
+        recorder.same(output, recorder.value(args[0], name))
 
 
-def _made(recorder: Recorder, name: str, output: Tensor, *, changed: object = None) -> int:
-    """The number of what is made; a tensor that is changed in place gets a new one."""
+def _made(recorder: Recorder, name: str, output: Tensor, *, changed: object = None) -> View:
+    """What is made; a tensor that is changed in place gets a new array."""
     if output is changed:
         recorder.overwritten(output, name)
     return recorder.new(output)
@@ -121,17 +134,21 @@ def _gelu(recorder: Recorder, name: str, output: Tensor, input: Tensor, approxim
 def _clamp(
     recorder: Recorder, name: str, output: Tensor, input: Tensor, min: object = None, max: object = None
 ) -> None:
-    low, high = (
-        -np.inf if name == "clamp_max" or min is None else min,
-        np.inf if max is None else max,
-    )
-    if name == "clamp_max":
-        high = min
+    low, high = -np.inf if min is None else min, np.inf if max is None else max
     if not isinstance(low, int | float) or not isinstance(high, int | float):
         raise _refused(name, "has bounds that are tensors")
     source = recorder.value(input, name)
     result = _made(recorder, name, output, changed=input)
-    recorder.add(Elementwise(source, result, "hardtanh", (float(low), float(high))))
+    settings = (float(low if low < high else high), float(high))  # where they cross torch has the upper one
+    recorder.add(Elementwise(source, result, "hardtanh", settings))
+
+
+def _clamp_min(recorder: Recorder, name: str, output: Tensor, input: Tensor, min: object) -> None:
+    _clamp(recorder, name, output, input, min=min)
+
+
+def _clamp_max(recorder: Recorder, name: str, output: Tensor, input: Tensor, max: object) -> None:
+    _clamp(recorder, name, output, input, max=max)
 
 
 def _prelu(recorder: Recorder, name: str, output: Tensor, input: Tensor, weight: Tensor) -> None:
@@ -197,7 +214,7 @@ def _softmax(
 
 
 def _along(
-    recorder: Recorder, name: str, function: str, input: Tensor, first: int, end: int, output: int
+    recorder: Recorder, name: str, function: str, input: Tensor, first: int, end: int, output: View
 ) -> Along:
     sizes = [int(np.prod(input.shape[a:b])) for a, b in ((0, first), (first, end), (end, input.dim()))]
     return Along(function, recorder.value(input, name), output, *sizes)
@@ -222,7 +239,10 @@ _RULES: dict[str, Rule] = {
     "sum": _reduced("sum"),
     "softmax": _softmax,
     "log_softmax": _softmax,
-    **dict.fromkeys(("clamp", "clip", "clamp_min", "clamp_max"), _clamp),
+    "clamp": _clamp,
+    "clip": _clamp,
+    "clamp_min": _clamp_min,
+    "clamp_max": _clamp_max,
     **dict.fromkeys(("add", "__add__", "__radd__", "__iadd__"), _combined("add")),
     **dict.fromkeys(("sub", "subtract", "__sub__", "__isub__"), _combined("subtract")),
     **dict.fromkeys(("rsub", "__rsub__"), _combined("subtract", turned=True)),

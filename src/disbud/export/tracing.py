@@ -50,7 +50,7 @@ def _input_shape(example: Example) -> tuple[int, ...]:
 def _run(work: nn.Module, input: Tensor) -> Program:
     recorder = Recorder(work, apply)
     with isolated(work, seed=0), torch.no_grad():
-        recorder.start(input)
+        read = recorder.new(input)
         with recorder:
             output = work(input)
     found = [leaf for leaf in leaves(output) if isinstance(leaf, Tensor)]
@@ -58,5 +58,4 @@ def _run(work: nn.Module, input: Tensor) -> Program:
         raise DisbudError(
             f"this network returns {len(found)} tensors, and C is written for networks that return one"
         )
-    recorder.program.output = recorder.value(found[0], "the output")
-    return recorder.program
+    return Program(read, recorder.value(found[0], "the output"), recorder.operations)
