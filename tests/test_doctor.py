@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import disbud
 from disbud import DisbudError, Ticket
@@ -160,7 +163,110 @@ def test_a_bottleneck_is_found() -> None:
     assert any(text.startswith("39 of the 40 units that 2.weight feeds are dead") for text in found)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_is_red(value: float) -> None:
+    sound = read(chain(), None)
+    broken = replace(sound, gradient=value)
+    assert [(one.level, one.words) for one in findings(broken, sound)] == [
+        ("red", "the gradient is not finite")
+    ]
+    assert verdict(findings(broken, broken)) == "red"
+    # There is nothing to hold it against.
+    assert verdict(findings(sound, broken)) == "yellow"
+
+
 # The doctor
+
+
+def test_where_already_the_dense_networks_gradient_is_not_finite_that_is_said_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = chain(6, 40)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e9)
+    found = disbud.doctor(model, sparsity=0.5, methods=["random-erk", "magnitude", "synflow"], example=ROW)
+    assert not math.isfinite(found.dense.gradient)
+    assert {case.verdict for case in found.cases} == {"red"}
+    assert found.safe == ()
+    assert str(found).count("is not finite") == 1
+    assert "dense: the gradient is not finite before anything is pruned" in str(found)
+    assert (
+        main(
+            [
+                "doctor",
+                "test_doctor:overflowing",
+                "--sparsity",
+                "0.5",
+                "--methods",
+                "random",
+                "--input-shape",
+                "12",
+            ]
+        )
+        == 0
+    )
+    assert capsys.readouterr().out.count("is not finite") == 1
+
+
+def overflowing() -> nn.Module:
+    model = chain(6, 40)
+    for parameter in model.parameters():
+        parameter.data.mul_(1e9)
+    return model
+
+
+class Endless:
+    """Batches without an end; `read` counts them."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            self.read += 1
+            assert self.read < 1000, "read on without an end"
+            yield torch.randn(20, 12), torch.arange(20) % 5
+
+
+def test_batches_are_read_no_further_than_prune_reads_them() -> None:
+    alone, endless, once = Endless(), Endless(), Endless()
+    disbud.prune(chain(), "snip", sparsity=0.5, batches=alone)
+    disbud.doctor(chain(), sparsity=0.5, methods=["snip"], batches=endless)
+    assert endless.read == alone.read + 1  # the first one, whose shape is looked at
+    found = disbud.doctor(chain(), sparsity=0.5, methods=["snip", "grasp"], batches=iter(once))
+    assert once.read == alone.read
+    assert not any(case.failure for case in found.cases)
+
+
+def test_every_method_reads_an_iterator_from_its_start() -> None:
+    batches = [(torch.randn(20, 12), torch.arange(20) % 5) for _ in range(3)]
+    found = disbud.doctor(
+        chain(), sparsity=0.5, methods=["snip", "grasp", "force:rounds=3"], batches=iter(batches)
+    )
+    for case in found.cases:
+        name, _, more = case.method.partition(":")
+        rounds = {"rounds": 3} if more else {}
+        assert case.ticket == disbud.prune(chain(), name, sparsity=0.5, batches=batches, **rounds)
+
+
+def test_a_loader_that_shuffles_leaves_the_global_streams_alone_and_shows_the_same_for_a_seed() -> None:
+    examples = TensorDataset(torch.randn(200, 12), torch.arange(200) % 5)
+    loader = DataLoader(examples, batch_size=20, shuffle=True)
+    model, stream = chain(), torch.random.get_rng_state()
+    found, again = (
+        disbud.doctor(model, sparsity=0.5, methods=["snip"], batches=loader, seed=2)["snip"] for _ in range(2)
+    )
+    assert torch.equal(torch.random.get_rng_state(), stream)
+    assert found.ticket == again.ticket == disbud.prune(model, "snip", sparsity=0.5, batches=loader, seed=2)
+    assert found.signs == again.signs
+
+
+def test_signs_leave_the_inputs_as_they_were() -> None:
+    inputs = -torch.ones(4, 12)
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(12, 5))
+    signs(model, None, example=ROW, inputs=inputs)
+    assert torch.equal(inputs, -torch.ones(4, 12))
 
 
 def test_all_methods_take_part_that_can() -> None:
@@ -226,6 +332,18 @@ def test_bad_requests() -> None:
         disbud.doctor(chain(), sparsity=0.5, methods=[], example=ROW)
     with pytest.raises(DisbudError, match="sparsity"):
         disbud.doctor(chain(), sparsity=1.5, methods=["random"], example=ROW)
+    for method, says in {
+        "synflow:5": "'5' should read key=value, as in synflow:rounds=1",
+        "random-erk:sparsity=0.9": "no setting of method 'random-erk' called 'sparsity'",
+        "snip:batches=3": "no setting of method 'snip' called 'batches'",
+        "synflow:runds=5": "did you mean 'rounds'",
+    }.items():
+        with pytest.raises(DisbudError, match=says):
+            disbud.doctor(chain(), sparsity=0.5, methods=["random", method], example=ROW)
+    batch = (torch.randn(50, 12), torch.arange(50) % 5)
+    with pytest.raises(DisbudError, match=r"batches=\[\(x, y\)\]"):
+        disbud.doctor(chain(), sparsity=0.5, batches=batch)
+    assert disbud.doctor(chain(), sparsity=0.5, methods="snip", batches=(batch,))["snip"].ticket is not None
 
 
 def test_the_command_prints_a_row_a_method_and_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:

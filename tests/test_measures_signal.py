@@ -261,6 +261,48 @@ def test_a_ticket_that_leaves_layers_out_keeps_them_dense() -> None:
     assert signal(model, draw(3, 6), ticket)["kept"] == (30, 0)
 
 
+class WritesToItsInput(nn.Module):
+    """x - 0.5 and then a ReLU, both in the tensor it is given; with normalisation, which is measured beforehand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.norm, self.layer = nn.ReLU(inplace=True), nn.BatchNorm1d(6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x -= 0.5
+        return self.layer(self.norm(self.relu(x)))
+
+
+def test_a_model_that_writes_to_its_input_is_measured_like_one_that_does_not() -> None:
+    model = WritesToItsInput()
+    plain = nn.Sequential(model.norm, model.layer)
+    x, y = draw(5, 6), torch.arange(5) % 3
+    given = x.clone()
+    for measure in (tangent_kernel, jacobian):
+        found, expected = measure(model, given), measure(plain, F.relu(x - 0.5))
+        if measure is tangent_kernel:
+            assert found.trace == pytest.approx(expected.trace, rel=1e-5)
+        else:  # the ReLU's slopes are zeros and ones
+            assert found.largest <= expected.largest * (1 + 1e-5)
+        assert torch.equal(given, x)
+    found, expected = signal(model, (given, y)), signal(plain, (F.relu(x - 0.5), y))
+    assert torch.equal(given, x)
+    assert found["input_moment"] == pytest.approx(expected["input_moment"])
+    assert found.loss == pytest.approx(expected.loss)
+    assert signal(model, given)["input_moment"] == found["input_moment"]
+    assert torch.equal(given, x)
+
+
+def test_the_jacobian_of_a_model_whose_first_step_is_in_place() -> None:
+    layer = nn.Linear(6, 3)
+    x = draw(1, 6)
+    found = jacobian(nn.Sequential(nn.ReLU(inplace=True), layer), x)
+    values = torch.linalg.svdvals(layer.weight.detach().double() * (x > 0))
+    assert (found["largest"][0], found["smallest"][0]) == pytest.approx(
+        (float(values[0]), float(values[-1])), abs=1e-6
+    )
+
+
 # Errors
 
 
@@ -268,6 +310,15 @@ def test_what_cannot_be_measured_says_why() -> None:
     model, x = nn.Linear(4, 2), draw(3, 4)
     with pytest.raises(DisbudError, match="needs a loss"):
         signal(model, (x, x))
+    with pytest.raises(
+        DisbudError, match=r"labels of shape \(3,\) from 1 to 5 do not fit an output of shape \(3, 2\)"
+    ):
+        signal(model, (x, torch.tensor([1, 5, 1])))
+    tokens = torch.arange(8).view(2, 4)
+    with pytest.raises(
+        DisbudError, match=r"labels of shape \(2, 4\) .* of shape \(2, 4, 9\); .* give loss=lambda"
+    ):
+        signal(nn.Sequential(nn.Embedding(8, 5), nn.Linear(5, 9)), (tokens, tokens))
     with pytest.raises(DisbudError, match=r"one number, the mean loss of the batch, not \(3, 2\)"):
         signal(model, x, loss=lambda m, b: m(b))
     with pytest.raises(DisbudError, match="does not depend on any weight"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,49 @@ def test_pipelines_say_what_is_wrong_before_they_touch_the_model() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"sparsity": 90}, "for 90 per cent give sparsity=0.9"),
+        ({"batches": [{"x": BATCH[0]}], "loss": lambda m, b: m(b["x"]).square().mean()}, "give inputs="),
+        ({"batches": []}, "batches is empty"),
+        ({"batches": BATCH}, r"write batches=\[\(x, y\)\]|be an iterable of them"),
+        ({"batches": [(BATCH[0], BATCH[1] + 90)]}, "do not fit an output"),
+        ({"include": "fc9.*"}, "no parameter of the model matches"),
+        ({"rescale": "weights", "sparsity": 1.0}, "keeps no weight"),
+    ],
+)
+def test_a_pipeline_that_is_refused_at_whichever_step_leaves_the_weights_as_they_were(
+    settings: dict[str, object], says: str
+) -> None:
+    model = mlp(2, 20)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(DisbudError, match=says):
+        robust.sbp(model, **{"sparsity": 0.5, "batches": [BATCH], **settings})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_an_endless_loader_that_shuffles_is_read_no_further_than_needed_and_leaves_the_random_streams_alone() -> (
+    None
+):
+    read = 0
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal read
+        while True:
+            read += 1
+            order = torch.randperm(len(BATCH[0]))
+            yield BATCH[0][order], BATCH[1][order]
+
+    stream = torch.random.get_rng_state()
+    first, second = mlp(2, 20), mlp(2, 20)
+    a, b = (robust.sbp(model, sparsity=0.5, batches=batches(), seed=3) for model in (first, second))
+    assert torch.equal(torch.random.get_rng_state(), stream)
+    assert a == b
+    assert torch.equal(first.fc2.weight, second.fc2.weight)
+    assert read < 40
+
+
 def by_hand(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     """m_l from a loop over examples and torch's own gradients."""
     found: dict[str, list[float]] = {}
@@ -136,6 +181,60 @@ def test_magnitude_empties_the_widest_layer_first() -> None:
     assert ticket.empty_layers == ("fc2.weight",)
     with pytest.raises(DisbudError, match="give batch="):
         robust.emptying(model)
+
+
+def test_layers_without_scores_are_named_where_there_is_nothing_to_forecast() -> None:
+    zero, unused, broken = (mlp(2, 20) for _ in range(3))
+    nn.init.zeros_(zero.fc3.weight)
+    unused.add_module("act3", nn.Identity())
+    unused.aux = nn.Linear(3, 3)
+    unused.forward = lambda x: unused.fc3(unused.act2(unused.fc2(unused.act1(unused.fc1(x.flatten(1))))))  # type: ignore[method-assign]
+    broken.fc2.weight.data[0, 0] = math.nan
+    with pytest.raises(DisbudError, match=r"fc3\.weight by magnitude is zero \(its weights are zero\)"):
+        robust.emptying(zero, method="magnitude")
+    with pytest.raises(
+        DisbudError, match=r"aux\.weight by sensitivity is zero \(the loss does not change with it\)"
+    ):
+        robust.emptying(unused, BATCH, by="measured")
+    with pytest.raises(DisbudError, match="that are NaN or infinite"):
+        robust.emptying(broken, method="magnitude")
+    with pytest.raises(
+        DisbudError, match=r"labels of shape \(1,\) from 95 to 95 do not fit an output of shape \(1, 10\)$"
+    ):
+        robust.sensitivities(zero, (BATCH[0][:1], torch.tensor([95])))
+    x, y = BATCH[0][:8], BATCH[1][:8]
+    table, plain = robust.sensitivities(unused, (x, y)), robust.sensitivities(mlp(2, 20), (x, y))
+    assert table["measured"] == pytest.approx((*plain["measured"], 0.0))
+
+
+def test_only_the_ratios_of_weights_decide_which_layer_empties_first_by_magnitude() -> None:
+    model, tiny = mlp(2, 30), mlp(2, 30)
+    with torch.no_grad():
+        for parameter in tiny.parameters():
+            parameter.mul_(1e-12)
+    expected, found = robust.emptying(model, method="magnitude"), robust.emptying(tiny, method="magnitude")
+    assert found.law.expected == pytest.approx(expected.law.expected, rel=1e-5)
+    assert (found.likely, found.layer, found.actual) == (expected.likely, expected.layer, expected.actual)
+
+
+def test_a_network_whose_signals_overflow_should_not_train() -> None:
+    model = mlp(6, 64, "relu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e9)
+    said = robust.forecast(model, BATCH[0], labels=BATCH[1])
+    assert (said.trains, said.depth_scales) == (False, math.inf)
+    assert str(said) == "by measurement: inf depth scales deep: should not train"
+
+
+def test_modules_of_the_package_are_there_at_once() -> None:
+    code = "import disbud; print(disbud.robust.region.Setting(width=7).width)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "7\n"
+    )
+    with pytest.raises(AttributeError, match="no attribute 'regions'"):
+        robust.regions
 
 
 def test_forecasts_by_theory_and_by_measurement_agree_and_come_true() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from disbud import DisbudError, Ticket, data, models, robust, theory
 from disbud.cli import main
@@ -60,6 +61,81 @@ def test_a_ticket_carries_the_weights_it_was_rescaled_to(
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in again.state_dict().items())
     assert main(["train", MODEL, "--ticket", str(file), "--recipe", "digits:epochs=3"]) == 0
     assert "test accuracy" in capsys.readouterr().out
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, activations that are functions, and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.second.weight = self.first.weight
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x.flatten(1)))
+        return self.last(torch.relu(self.second(self.scale * x)))
+
+
+def tied() -> nn.Module:
+    return Tied()
+
+
+def test_a_weight_that_layers_share_is_saved_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(tmp_path / "tied.ticket.safetensors")
+    asked = ("prune", "test_robust_commands:tied", "--data", "digits", "--sparsity", "0.5", "--out", file)
+    assert "no activation module found" in output(capsys, *asked, code=2)
+    output(capsys, *asked, "--activation", "relu")
+    model, again = Tied(), Tied()
+    ticket = Ticket.load(file, model=model)
+    ticket.start_(model)
+    batch = next(iter(data.load("digits").batches(256, seed=0)))
+    assert robust.sbp(again, sparsity=0.5, batches=[batch], activation="relu") == ticket
+    assert torch.equal(model.first.weight, again.first.weight)
+    assert model.second.weight is model.first.weight
+
+
+class Chain(nn.Module):
+    """A chain whose activation is a function; `idle` is a layer that it never calls."""
+
+    def __init__(self, *, idle: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 30), nn.Linear(30, 10)
+        self.idle = nn.Linear(5, 5) if idle else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x.flatten(1))))
+
+
+def chain() -> nn.Module:
+    return Chain(idle=False)
+
+
+def chain_with_an_idle_layer() -> nn.Module:
+    return Chain(idle=True)
+
+
+def test_the_activation_of_a_model_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["theory", "model", "test_robust_commands:chain", "--examples", "8"]
+    assert main(asked) == 0
+    printed = capsys.readouterr()
+    assert "no prediction: no activation module found" in printed.err
+    assert printed.out.count("should train") == 1
+    assert main([*asked, "--activation", "relu"]) == 0
+    printed = capsys.readouterr()
+    assert "no prediction" not in printed.err
+    assert printed.out.count("should train") == 2
+    assert main([*asked, "--activation", "rellu"]) == 2
+    assert "did you mean 'relu'" in capsys.readouterr().err
+
+
+def test_a_layer_without_scores_is_noted_and_the_rest_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["theory", "model", "test_robust_commands:chain_with_an_idle_layer", "--examples", "8"]
+    assert main(asked) == 0
+    printed = capsys.readouterr()
+    assert "every score of idle.weight by sensitivity is zero" in printed.err
+    assert "magnitude pruning in one shot empties" in printed.out
+    assert "should train" in printed.out
 
 
 def test_mbp_needs_no_data_unless_it_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import torch
 import disbud
 import own_methods
 from disbud import DisbudError, Ticket
-from disbud.claims import Margin, Verdict
+from disbud.claims import Looks, Margin, Verdict
 from disbud.cli import main
 from disbud.sanity.checks import ALTERED, AS_IT_IS, CONTROLS, RANDOM, checks_for
 from disbud.sanity.findings import Shared, summed_up
@@ -190,6 +190,27 @@ def test_the_command_prints_the_table(
     assert document["seeds"] == 3
     assert main(["sanity", "magnitude"]) == 2
     assert "give --sparsity" in capsys.readouterr().err
+
+
+def test_until_decided_ends_where_nothing_is_undecided(tmp_path: Path) -> None:
+    """With so wide a margin dense training is not ahead of random tickets: more seeds cannot tell anything."""
+    found = disbud.sanity_check(
+        "mlp:hidden=8", "magnitude", "digits", sparsity=0.5, recipe=QUICK, until_decided=True, margin=0.9, workers=1,
+        store=tmp_path,
+    )  # fmt: skip
+    assert {row.outcome for row in found.rows} == {"uninformative"}
+    assert found.seeds == Looks().seeds[0]
+
+
+def test_an_interval_without_bounds_is_said_in_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every network diverges and so counts as guessing: differences of no spread, of too few seeds for a sign test."""
+    monkeypatch.setenv("DISBUD_STORE", str(tmp_path))
+    asked = ["--model", "mlp:hidden=8", "--sparsity", "0.9", "--recipe", f"{QUICK},lr=1e30"]
+    assert main(["sanity", "magnitude", *asked, "--seeds", "3", "--workers", "1"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rearranged mask")]
+    assert "+0.00  no bounds" in line
 
 
 def test_the_command_prints_before_it_draws(

@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import disbud
-from disbud import DisbudError, measures, models, theory
+from disbud import DisbudError, measures, models, robust, theory
 from disbud.theory import ChainLayer
 
 
@@ -99,6 +99,9 @@ def test_a_chain_is_read_off_a_model_with_and_without_its_ticket() -> None:
     [
         (nn.ReLU(), "relu"),
         (nn.ELU(0.5), "elu:alpha=0.5"),
+        (nn.ELU(1 / 3), "elu:alpha=0.3333333333333333"),
+        (nn.LeakyReLU(0.123456789), "leaky-relu:slope=0.123456789"),
+        (nn.LeakyReLU(1e-5), "leaky-relu:slope=1e-05"),
         (nn.Hardtanh(), "hard-tanh"),
         (nn.SiLU(), "silu"),
         (nn.Identity(), "linear"),
@@ -108,7 +111,43 @@ def test_activations_are_read_off_modules(module: nn.Module, name: str) -> None:
     found = theory.activation_of(nn.Sequential(nn.Linear(2, 2), module))
     assert found == name
     x = torch.linspace(-3, 3, 7, dtype=torch.float64)
-    assert theory.activation(found).function(x.numpy()) == pytest.approx(module(x).numpy())
+    assert theory.activation(found).function(x.numpy()) == pytest.approx(module(x).numpy(), rel=1e-12)
+
+
+def test_the_approximate_gelu_is_read_as_the_exact_one_with_a_word_on_how_far_off_that_is() -> None:
+    approximate = nn.GELU(approximate="tanh")
+    with pytest.warns(UserWarning, match=r"approximate='tanh'.* differs by 0\.0005 at most"):
+        assert theory.activation_of(nn.Sequential(nn.Linear(2, 2), approximate)) == "gelu"
+    x = torch.linspace(-10, 10, 100_001, dtype=torch.float64)
+    assert 0.0004 < float((approximate(x) - nn.GELU()(x)).abs().max()) < 0.0005
+
+
+class Calls(nn.Module):
+    """Its activations are functions, so no module says which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 30), nn.Linear(30, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x.flatten(1))))
+
+
+def test_a_model_of_several_layers_without_an_activation_module_is_not_taken_for_linear() -> None:
+    says = r"no activation module found.*name it, activation='relu' \(or 'linear'\)"
+    x, y = torch.randn(6, 64), torch.arange(6)
+    for call in (
+        lambda: theory.activation_of(Calls()),
+        lambda: robust.forecast(Calls(), x),
+        lambda: robust.mbp(Calls(), sparsity=0.5),
+        lambda: robust.sbp(Calls(), sparsity=0.5, batches=[(x, y)]),
+    ):
+        with pytest.raises(DisbudError, match=says):
+            call()
+    assert "no activation module found" in str(robust.sensitivities(Calls(), (x, y)).no_prediction)
+    named = robust.mbp(Calls(), sparsity=0.5, activation="relu").origin.settings
+    assert (named["activation"], named["sigma_w"]) == ("relu", pytest.approx(math.sqrt(2)))
+    assert theory.activation_of(nn.Sequential(nn.Flatten(), nn.Linear(4, 2))) == "linear"
 
 
 def test_what_the_recursions_cannot_follow_is_refused() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import disbud
-from disbud import DisbudError, Ticket, interventions, measures, models, theory
+from disbud import DisbudError, Ticket, interventions, measures, models, robust, theory
 from disbud.origin import Start
 
 SEEDS = range(3)
@@ -209,3 +209,62 @@ def test_biases_that_are_too_strong_for_any_factor_are_named() -> None:
     # Dense x1 - x2 - 2 on (3, 1): 0; the pruned -rho - 2 is never 0.
     with pytest.raises(DisbudError, match=r'biases of weight alone .* how="differences"'):
         theory.rescale_(model, ticket, "activations", inputs=torch.tensor([[3.0, 1.0]]))
+
+
+def test_every_kind_of_layer_is_rescaled_by_its_own_fan_in() -> None:
+    """A transposed convolution of stride 2 adds up, at each place, a quarter of what its kernel has."""
+    layers = {
+        "up": (nn.ConvTranspose2d(16, 48, 4, stride=2, groups=2, bias=False), 8 * 16 / 4),
+        "wide": (nn.ConvTranspose1d(4, 32, 3, bias=False), 4 * 3),
+        "grouped": (nn.Conv2d(16, 32, 3, groups=4, bias=False), 4 * 9),
+        "linear": (nn.Linear(20, 30, bias=False), 20),
+    }
+    model = nn.ModuleDict({name: layer for name, (layer, _) in layers.items()})
+    ticket = disbud.prune(model, "magnitude", sparsity=0.5)
+    done = theory.rescale_(model, ticket, sigma_w=1.5)
+    for name, (layer, fan_in) in layers.items():
+        assert fan_in * float(layer.weight.detach().square().mean()) == pytest.approx(1.5**2), name
+    assert done.factors.keys() == ticket.masks.keys()
+
+
+def test_mbp_keeps_the_signals_of_a_transposed_convolution() -> None:
+    model = nn.Sequential(
+        nn.ConvTranspose2d(8, 64, 4, stride=2, padding=1, bias=False), nn.ReLU(), nn.Conv2d(64, 4, 1)
+    )
+    robust.mbp(model, sparsity=0.7)
+    x = noise(16, 8 * 144).view(16, 8, 12, 12)
+    y = model[0](x)[..., 2:-2, 2:-2]
+    assert float(y.square().mean().detach()) == pytest.approx(2.0, rel=0.1)
+
+
+def test_a_state_dict_does_not_say_what_the_fan_in_of_a_convolution_is() -> None:
+    model = nn.ConvTranspose2d(4, 32, 3, stride=2)
+    ticket = disbud.prune(model, "magnitude", sparsity=0.5)
+    with pytest.raises(DisbudError, match=r"fan-in of weight, of shape \(4, 32, 3, 3\), .* with the model"):
+        interventions.on_weights(model.state_dict(), ticket, "rescale:sigma_w=1.5")
+    state, _ = interventions.on_weights(model.state_dict(), ticket, "rescale")
+    assert float(state["weight"].square().mean()) == pytest.approx(
+        float(model.weight.detach().square().mean())
+    )
+
+
+def test_a_model_that_writes_to_its_input_is_matched_as_one_that_does_not() -> None:
+    """The dense and the pruned network read the same signals, and the caller's stay as they were."""
+
+    class Shifts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(20, 20)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x -= 3
+            return self.layer(x)
+
+    model = Shifts()
+    ticket = disbud.prune(model, "random-uniform", sparsity=0.5)
+    x = noise(12, 20)
+    kept, dense = x.clone(), model.layer(x - 3).detach()
+    theory.rescale_(model, ticket, "activations", inputs=x)
+    assert torch.equal(x, kept)
+    rescaled = model.layer(x - 3).detach()
+    assert float(rescaled.square().mean()) == pytest.approx(float(dense.square().mean()), rel=1e-4)

@@ -149,3 +149,18 @@ def test_branches_that_cannot_be_scaled_are_refused(kind: str, says: str) -> Non
 
 def test_an_addition_in_place_is_seen() -> None:
     assert theory.stabilize_(Odd("in place"), torch.zeros(2, 3)).branches == ("second",)
+
+
+def test_looking_for_branches_leaves_the_example_as_it_was() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu_(x)
+            return x + self.layer(x)
+
+    example = -torch.ones(2, 6)
+    assert theory.stabilize_(nn.Sequential(Block(), Block()), example).branches == ("0.layer", "1.layer")
+    assert torch.equal(example, -torch.ones(2, 6))

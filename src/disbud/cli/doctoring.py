@@ -99,10 +99,8 @@ def _show(found: Diagnosis, model: str, seed: int, data: str | None) -> None:
             case.method, Text(case.verdict, style=_STYLES[case.verdict]), *_cells(case, found.dense)
         )
     show.write(table, "")
-    for case in found.cases:
-        words = [case.failure] if case.failure else [finding.words for finding in case.findings]
-        for said in words:
-            show.write(Text.assemble((f"{case.method}: ", _STYLES[case.verdict]), said))
+    for remark in found.remarks:
+        show.write(Text.assemble((f"{remark.method}: ", _STYLES[remark.level]), remark.words))
     balanced = [(case.method, [case.balance]) for case in found.cases if case.ticket and case.balance]
     if balanced:
         show_balance(balanced)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from disbud.cli.training import RECIPE_HELP
 from disbud.errors import DisbudError
 
 if TYPE_CHECKING:
+    from disbud.claims import Interval
     from disbud.sanity import Row, SanityCheck, Shared
 
 _STYLES = {"pass": "green", "fail": "yellow", "undecided": show.FAINT, "uninformative": show.BAD}
@@ -95,15 +97,21 @@ def _show(found: SanityCheck) -> None:
 
 
 def _cells(row: Row) -> list[Text]:
-    interval = row.judgement.interval
     return [
         Text(row.check),
         Text(_accuracy(row.accuracies)),
         Text(f"{100 * row.judgement.estimate:+.2f}"),
-        Text(f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}"),
+        Text(_bounds(row.judgement.interval)),
         *_overlap(row.shared),
         Text(row.outcome, style=_STYLES[row.outcome]),
     ]
+
+
+def _bounds(interval: Interval) -> str:
+    """Where the difference lies; differences that are all equal, of few seeds, set no bounds to it."""
+    if math.isinf(interval.low) and math.isinf(interval.high):
+        return "no bounds"
+    return f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}"
 
 
 def _overlap(shared: Shared | None) -> tuple[Text, Text]:

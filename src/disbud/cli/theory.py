@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from disbud.data import Dataset
+    from disbud.measures import Table
+    from disbud.robust import Emptying
     from disbud.theory import CriticalSparsity, EdgeOfChaos, Phase
     from disbud.ticket import Ticket
 
@@ -42,6 +44,7 @@ theory.command(phases)
 _ACTIVATION = (
     "tanh, relu, leaky-relu, elu, gelu, silu, hard-tanh, erf, sigmoid or linear; settings as in elu:alpha=2."
 )
+_ELSE_READ = "Else it is read off the model."
 _DATA = "Images and labels to measure on; the model's classes and input shape come from it."
 _EXAMPLES = 256
 
@@ -136,12 +139,13 @@ def model(
     ticket: Annotated[Path | None, Parameter(help="Measure the net under the ticket in this file.")] = None,
     seed: Annotated[int, Parameter(help="Draws the weights and the examples.")] = 0,
     examples: Annotated[int, Parameter(help="Examples to measure on.")] = 64,
+    activation: Annotated[str | None, Parameter(help=_ELSE_READ)] = None,
     weights: Weights = None,
     common: Common = COMMON,
 ) -> int:
     """Show a model's layer sensitivities, predicted and measured, which layer empties first, and whether it trains."""
     from disbud.cli.networks import load_data, network, use_threads
-    from disbud.robust import emptying, forecast, sensitivities
+    from disbud.robust import forecast, sensitivities
     from disbud.ticket import Ticket
 
     if examples < 2:
@@ -154,17 +158,12 @@ def model(
         kept.check(built)
         kept.start_(built)
     batch = _batch(dataset, examples, seed)
-    table = sensitivities(built, batch, kept, seed=seed)
+    table = sensitivities(built, batch, kept, activation=activation, seed=seed)
     predicted = table.summary["no_prediction"] is None
-    forecasts = [forecast(built, batch[0], kept)] if predicted else []
+    forecasts = [forecast(built, batch[0], kept, activation=activation)] if predicted else []
     forecasts.append(forecast(built, batch[0], kept, labels=batch[1]))
-    emptied = []
-    if kept is None:
-        by = "predicted" if predicted else "measured"
-        emptied = [
-            emptying(built, batch, table=table, by=by, seed=seed),
-            emptying(built, method="magnitude", seed=seed),
-        ]
+    by = "predicted" if predicted else "measured"
+    emptied = [] if kept is not None else _emptied(built, batch, table, by, seed)
     if common.json:
         judged = [asdict(one) | {"trains": one.trains} for one in forecasts]
         emptying_json = [asdict(one) for one in emptied]
@@ -182,6 +181,21 @@ def model(
     return 0
 
 
+def _emptied(
+    built: nn.Module, batch: tuple[Tensor, Tensor], table: Table, by: str, seed: int
+) -> list[Emptying]:
+    """Which layer goes first by each method; a note where that cannot be foreseen."""
+    from disbud.robust import emptying
+
+    found = []
+    for method in ("sensitivity", "magnitude"):
+        try:
+            found.append(emptying(built, batch, method=method, table=table, by=by, seed=seed))
+        except DisbudError as error:
+            show.note(str(error))
+    return found
+
+
 @theory.command
 def prune(
     model: Model,
@@ -193,7 +207,7 @@ def prune(
         Literal["sbp", "mbp"], Parameter(help="By sensitivity, which needs --data, or by magnitude.")
     ] = "sbp",
     data: Annotated[str | None, Parameter(help=_DATA)] = None,
-    activation: Annotated[str | None, Parameter(help="Else it is read off the model.")] = None,
+    activation: Annotated[str | None, Parameter(help=_ELSE_READ)] = None,
     sigma_b: Annotated[
         float | None, Parameter(help="Deviation of the biases; else what the edge of chaos needs.")
     ] = None,
@@ -247,9 +261,13 @@ def prune(
 
 def _save(ticket: Ticket, built: nn.Module, out: Path) -> None:
     """The ticket, and beside it the weights it was rescaled to."""
+    from disbud.parameters import canonical, parameters
     from disbud.ticket_file import start_of
 
-    start = start_of({name: tensor.detach() for name, tensor in built.state_dict().items()})
+    # A shared parameter stands in the state under each of its names, and in a file of weights once.
+    own = {*parameters(built), *(canonical(name) for name, _ in built.named_buffers())}
+    state = {canonical(name): tensor for name, tensor in built.state_dict().items()}
+    start = start_of({name: state[name].detach().clone() for name in own & state.keys()})
     dataclasses.replace(ticket, start=start).save(out)
 
 

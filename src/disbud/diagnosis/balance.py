@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -111,14 +112,16 @@ class Plane:
 
     def _like(self, ticket: Ticket, method: str, *, seed: int) -> Ticket:
         """The model pruned by the method to the ticket's count in each layer."""
-        return prune(
-            self._model,
-            method,
-            densities=ticket,
-            include=lambda layer: layer.name in ticket.masks,
-            example=self._example,
-            seed=seed,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what is wrong with an end shows in its place
+            return prune(
+                self._model,
+                method,
+                densities=ticket,
+                include=lambda layer: layer.name in ticket.masks,
+                example=self._example,
+                seed=seed,
+            )
 
     def _place(self, ticket: Ticket) -> Place:
         found = measures.paths(self._model, ticket, example=self._example)

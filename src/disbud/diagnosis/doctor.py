@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from disbud.catalogue import parse
 from disbud.diagnosis.balance import SHARES, Plane, undefined
-from disbud.diagnosis.findings import GREEN, Finding, findings, verdict
+from disbud.diagnosis.findings import GREEN, NOT_FINITE, RED, Finding, findings, verdict
 from disbud.diagnosis.signs import Signs, signs
 from disbud.errors import DisbudError, unknown_name
 from disbud.isolation import Example, bare
@@ -20,6 +21,8 @@ from disbud.measures.table import Value
 from disbud.methods.catalogue import CATALOGUE
 from disbud.methods.evidence import Loss
 from disbud.pruning import prune
+from disbud.pruning.asked import asked
+from disbud.pruning.peeking import peeked
 from disbud.selection import check_sparsity
 from disbud.ticket import Ticket
 
@@ -40,6 +43,14 @@ class Case:
     def verdict(self) -> str:
         """green, yellow or red; "failed" where there is no ticket."""
         return "failed" if self.failure else verdict(self.findings)
+
+
+class Remark(NamedTuple):
+    """What is said of a method, and how bad that is: the level of a finding, or "failed"."""
+
+    method: str
+    level: str
+    words: str
 
 
 @dataclass(frozen=True)
@@ -67,12 +78,26 @@ class Diagnosis:
             raise unknown_name("method in this diagnosis", method, [case.method for case in self.cases])
         return found
 
+    @property
+    def remarks(self) -> list[Remark]:
+        """What was found, method by method, or why one failed; what is wrong with the dense network is said once."""
+        said = []
+        whole = math.isfinite(self.dense.gradient)
+        if not whole:
+            why = "before anything is pruned: weights, inputs or signals hold NaN or overflow"
+            said.append(Remark("dense", RED, f"{NOT_FINITE} {why}"))
+        for case in self.cases:
+            if case.failure:
+                said.append(Remark(case.method, "failed", case.failure))
+            said += [
+                Remark(case.method, finding.level, finding.words)
+                for finding in case.findings
+                if whole or finding.words != NOT_FINITE
+            ]
+        return said
+
     def __str__(self) -> str:
-        words = [
-            f"{case.method}: {case.failure or '; '.join(finding.words for finding in case.findings)}"
-            for case in self.cases
-            if case.failure or case.findings
-        ]
+        words = [f"{remark.method}: {remark.words}" for remark in self.remarks]
         words += [
             f"{case.method}, balance: {case.balance.why}"
             for case in self.cases
@@ -97,8 +122,9 @@ def doctor(
 
     Nothing is trained, and the model is left as it was. `methods` are names with settings ("synflow:rounds=10"), or
     "all"; those that look at data take part where `batches` are given, those that need another ticket or training do
-    not. The gradient is taken on the first batch, or on Gaussian inputs like the `example`. With `balance` each ticket
-    is also held against random masks and SynFlow of its own layer counts, as `diagnosis.balance` does. The forecast
+    not. Each reads the batches from the start and no further than `prune` does; of an iterator, what was read is kept.
+    The gradient is taken on the first batch, or on Gaussian inputs like the `example`. With `balance` each ticket is
+    also held against random masks and SynFlow of its own layer counts, as `diagnosis.balance` does. The forecast
     compares tickets of one network; its thresholds were calibrated on image classifiers that were trained for few
     epochs.
 
@@ -110,8 +136,10 @@ def doctor(
     """
     check_sparsity(sparsity)
     names = _names(methods, data=batches is not None)
-    batches = None if batches is None else list(batches)
-    first = _first_inputs(batches)
+    first = None
+    if batches is not None:
+        batch, batches = peeked(batches, seed)
+        first = _inputs_in(batch)
     if example is None:
         example = None if first is None else first[:1]
     if example is None:
@@ -122,10 +150,10 @@ def doctor(
     plane = Plane(model, example=example, seed=seed) if balance else None
 
     def pruned(name: str) -> Ticket:
-        spec = parse(name)
+        method, settings = asked(name)
         return prune(
-            model, spec.name, sparsity=sparsity, batches=batches, example=example, loss=loss, seed=seed,
-            **dict(spec.settings),  # type: ignore[arg-type]
+            model, method.name, sparsity=sparsity, batches=batches, example=example, loss=loss, seed=seed,
+            **settings,  # type: ignore[arg-type]
         )  # fmt: skip
 
     def read(ticket: Ticket) -> Signs:
@@ -179,25 +207,22 @@ def _names(methods: str | Iterable[str], *, data: bool) -> list[str]:
         ]
     names = [methods] if isinstance(methods, str) else list(methods)
     for name in names:
-        if parse(name).name not in CATALOGUE:
-            raise unknown_name("method", parse(name).name, [*CATALOGUE, "all"])
+        asked(name)  # raises for what no method takes
     if not names:
         raise DisbudError('no method is named; give methods="all", or some of them')
     return names
 
 
-def _first_inputs(batches: Sequence[object] | None) -> Tensor | None:
-    if not batches:
-        return None
-    first = batches[0]
-    inputs = first[0] if isinstance(first, tuple | list) and first else first
+def _inputs_in(batch: object) -> Tensor | None:
+    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
     return inputs if isinstance(inputs, Tensor) else None
 
 
 def _rank(case: Case) -> tuple[int, float]:
     """The safest first; among equals those with the stronger gradient."""
     order = ("green", "yellow", "red", "failed")
-    return order.index(case.verdict), -case.signs.gradient if case.signs else 0.0
+    gradient = case.signs.gradient if case.signs else 0.0
+    return order.index(case.verdict), -gradient if math.isfinite(gradient) else math.inf
 
 
 _SIGNS = (

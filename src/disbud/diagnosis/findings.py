@@ -20,6 +20,7 @@ FAINT_AND_LEAKY = 0.2  # a gradient below this is red where weights are ineffect
 # Above these: the gradient again, and the dead units of a layer.
 STRONG = {RED: 20.0, YELLOW: 3.0}
 DEAD = 0.9
+NOT_FINITE = "the gradient is not finite"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,12 @@ def _on_path(found: Signs, dense: Signs) -> float:
 
 
 def _gradient(found: Signs, dense: Signs) -> list[Finding]:
+    if not math.isfinite(found.gradient):
+        return [Finding(RED, NOT_FINITE)]
+    if not math.isfinite(dense.gradient):
+        return [
+            Finding(YELLOW, "the gradient cannot be held against the dense network's, which is not finite")
+        ]
     ratio = found.gradient / dense.gradient if dense.gradient else 1.0
     words = f"the gradient is {ratio:.2g} of the dense network's"
     if ratio > STRONG[YELLOW]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from disbud import measures
 from disbud.isolation import Example, bare, device_of, forward, isolated, leaves, on_device, standing_in
@@ -124,7 +125,8 @@ def _gradient(model: nn.Module, ticket: Ticket | None, inputs: Example, seed: in
         isolated(model, seed=seed, batch_norm="train" if several else "eval"),
         standing_in(model, {**owned, **weights}),
     ):
-        outputs = forward(model, on_device(inputs, device_of(model)))
+        # A copy, since a model may write to what it is given.
+        outputs = forward(model, tree_map_only(Tensor, Tensor.clone, on_device(inputs, device_of(model))))
         total = _projection([leaf for leaf in leaves(outputs) if isinstance(leaf, Tensor)], seed)
         if total is None:
             return 0.0

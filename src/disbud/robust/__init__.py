@@ -43,6 +43,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name in _HOMES.values():
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -30,7 +30,8 @@ class Forecast:
     `depth_scales` is the power of e by which depth changes gradients, abs(sum of log chi_l), or draws inputs together,
     -log((1 - c_L) / (1 - c_0)), whichever is more; where all layers are alike it is the depth over the scale xi.
     `correlation` is that c_L, at the last hidden layer. Both are by theory, from the layers' own deviations, or
-    measured. `trains` is depth_scales <= 6 with no layer empty.
+    measured. It is infinite where gradients vanish or signals are not finite. `trains` is depth_scales <= 6 with no
+    layer empty.
 
     >>> from disbud.robust import Forecast
     >>> print(Forecast("theory", depth_scales=9.0, correlation=0.9999, empty=()))
@@ -101,11 +102,11 @@ def forecast(
 
 
 def _measured(model: nn.Module, inputs: Tensor, labels: Tensor, ticket: Ticket | None, seed: int) -> Forecast:
-    rows = [
-        row
-        for row in signal(model, (inputs, labels), ticket, seed=seed)
-        if row["gradient_moment"] is not None
-    ]
+    found = signal(model, (inputs, labels), ticket, seed=seed)
+    # A table holds None in the place of NaN.
+    if not all(isinstance(x, float) and math.isfinite(x) for x in (found.loss, found.gradient_norm)):
+        return Forecast("measurement", math.inf, None, ())
+    rows = [row for row in found if row["gradient_moment"] is not None]
     if not rows:
         raise DisbudError("no layer of the model shows its signals, so nothing can be measured")
     hidden = rows[:-1] or rows

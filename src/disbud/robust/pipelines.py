@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from disbud.errors import DisbudError, unknown_name
+from disbud.errors import DisbudError
 from disbud.graph import Chosen
 from disbud.isolation import Example
 from disbud.methods.evidence import Loss
 from disbud.origin import Json, Origin
 from disbud.pruning import prune
-from disbud.seeds import global_streams
+from disbud.pruning.peeking import peeked
 from disbud.theory import Initialised, edge_of_chaos, initialize_, rescale_
 from disbud.theory import activation as activation_named
 from disbud.theory.activations import Activation, ActivationLike
+from disbud.theory.draws import sites
 from disbud.theory.edge import least_stable_biases
 from disbud.theory.reading import activation_of
-from disbud.theory.rescale import HOW
+from disbud.theory.rescale import check_way
 from disbud.ticket import Ticket
 
 # The deviation of biases where some are needed and none are asked for: on it tanh holds the variance 0.512.
@@ -64,15 +65,15 @@ def sbp(
     >>> ticket.origin.method, ticket.origin.parents[0].method, int(model.fc2.weight.count_nonzero()) < 2500
     ('sbp', 'snip', True)
     """
-    done = _initialised(model, activation, sigma_b, phase=phase, rescale=rescale, seed=seed)
-    first, batches = _peeked(batches)
-    ticket = prune(
-        model, "snip", sparsity=sparsity, batches=batches, loss=loss, seed=seed, include=include, exclude=exclude,
-        examples_per_class=examples_per_class, batch_size=batch_size,
-    )  # fmt: skip
-    return _rescaled(
-        "sbp", model, ticket, done, rescale, inputs=inputs if inputs is not None else _inputs_in(first)
-    )
+    first, batches = peeked(batches, seed)
+    inputs = _looked_at(rescale, _inputs_in(first) if inputs is None else inputs)
+    with _put_back_on_error(model):
+        done = _initialised(model, activation, sigma_b, phase=phase, seed=seed)
+        ticket = prune(
+            model, "snip", sparsity=sparsity, batches=batches, loss=loss, seed=seed, include=include, exclude=exclude,
+            examples_per_class=examples_per_class, batch_size=batch_size,
+        )  # fmt: skip
+        return _rescaled("sbp", model, ticket, done, rescale, inputs=inputs)
 
 
 def mbp(
@@ -97,9 +98,11 @@ def mbp(
     >>> robust.mbp(model, sparsity=0.9).origin.settings["rescale"]
     'weights'
     """
-    done = _initialised(model, activation, sigma_b, phase=phase, rescale=rescale, seed=seed)
-    ticket = prune(model, "magnitude", sparsity=sparsity, seed=seed, include=include, exclude=exclude)
-    return _rescaled("mbp", model, ticket, done, rescale, inputs=inputs)
+    inputs = _looked_at(rescale, inputs)
+    with _put_back_on_error(model):
+        done = _initialised(model, activation, sigma_b, phase=phase, seed=seed)
+        ticket = prune(model, "magnitude", sparsity=sparsity, seed=seed, include=include, exclude=exclude)
+        return _rescaled("mbp", model, ticket, done, rescale, inputs=inputs)
 
 
 def usual_biases(like: ActivationLike) -> float:
@@ -123,17 +126,37 @@ def usual_biases(like: ActivationLike) -> float:
     return least
 
 
+def _looked_at(rescale: str | None, inputs: Example | None) -> Example | None:
+    """Of the inputs there are, those that the rescaling looks at."""
+    looked_at = None if rescale in (None, "weights") else inputs
+    if rescale is not None:
+        check_way(rescale, looked_at)
+    return looked_at
+
+
+@contextlib.contextmanager
+def _put_back_on_error(model: nn.Module) -> Iterator[None]:
+    """Whichever step of the block is refused, the model's weights are then as they were."""
+    sites(model)  # raises for a model whose weights cannot be drawn
+    owned = [p for p in model.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)]
+    before = [parameter.detach().clone() for parameter in owned]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for parameter, values in zip(owned, before, strict=True):
+                parameter.copy_(values)
+        raise
+
+
 def _initialised(
     model: nn.Module,
     activation: ActivationLike | None,
     sigma_b: float | None,
     *,
     phase: str,
-    rescale: str | None,
     seed: int,
 ) -> Initialised:
-    if rescale is not None and rescale not in HOW:
-        raise unknown_name("way to rescale", rescale, HOW)
     like = activation_of(model) if activation is None else activation
     return initialize_(
         model, phase, activation=like, sigma_b=usual_biases(like) if sigma_b is None else sigma_b, seed=seed
@@ -168,17 +191,6 @@ def _rescaled(
         parents=(was,),
     )
     return dataclasses.replace(ticket, origin=origin)
-
-
-def _peeked(batches: Iterable[object]) -> tuple[object, Iterable[object]]:
-    """The first batch, and all batches, also where they can be read only once."""
-    if not isinstance(batches, Iterable) or isinstance(batches, str | Tensor | dict | tuple):
-        return None, batches  # `prune` says what is wrong with it
-    if isinstance(batches, Iterator):
-        first = next(batches, None)
-        return first, chain([first] if first is not None else [], batches)
-    with global_streams(0, "first batch"):  # a loader draws from them
-        return next(iter(batches), None), batches
 
 
 def _inputs_in(batch: object) -> Example | None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from disbud.errors import DisbudError, unknown_name
 from disbud.isolation import device_of
 from disbud.measures import Table
-from disbud.measures.pruned import hold_batch_statistics, outputs_of, pruned
+from disbud.measures.pruned import Pruned, hold_batch_statistics, pruned
 from disbud.measures.table import Value
+from disbud.methods.evidence import cross_entropy
+from disbud.theory import activation as activation_named
 from disbud.theory import critical_sparsity, propagate
 from disbud.theory.reading import activation_of, chain_of
 
@@ -53,9 +55,9 @@ def sensitivities(
     x, y = _checked(batch)
     predicted, why_not = _predicted(model, x, ticket, activation)
     squares, mean, kept = _measured(model, x, y, ticket, seed)
-    last = next(reversed(squares))
-    if not squares[last] or not mean[last]:
-        raise DisbudError(f"{last} has no sensitivity at all: no gradient arrives, or it keeps no weight")
+    last = next((name for name in reversed(squares) if squares[name] and mean[name]), None)
+    if last is None:
+        raise DisbudError("no layer has any sensitivity: no gradient arrives, or no weight is kept")
     rows: list[dict[str, Value]] = [
         {
             "layer": name,
@@ -124,10 +126,12 @@ def emptying(
     if by not in ("predicted", "measured", "whole_batch"):
         raise unknown_name("column to forecast by", by, ("predicted", "measured", "whole_batch"))
     scores = _scores(model, batch, method)
+    _check_scores(scores, method)
     sizes = [score.numel() for score in scores.values()]
     if method == "magnitude":
+        moments = [float(score.double().square().mean()) for score in scores.values()]
         # Only ratios matter; whole numbers so large keep the ratios' digits.
-        fan_in = [max(1, round(1e9 / float(score.double().square().mean()))) for score in scores.values()]
+        fan_in = [min(2**62, round(1e9 * max(moments) / moment)) for moment in moments]
         law = critical_sparsity(sizes, "magnitude", fan_in=fan_in, seed=seed)
     else:
         if batch is None:
@@ -156,21 +160,45 @@ def _scores(model: nn.Module, batch: Batch | None, method: str) -> dict[str, Ten
             raise DisbudError("sensitivities need labelled examples: give batch=(x, y)")
         x, y = (part.to(device_of(run.model)) for part in _checked(batch))
         hold_batch_statistics(run.model, x)
-        loss = functional.cross_entropy(outputs_of(run.model, x), y)
-        found = torch.autograd.grad(loss, list(run.weights.values()))
-        return {
-            name: (weight * gradient).detach().abs()
-            for (name, weight), gradient in zip(run.weights.items(), found, strict=True)
-        }
+        found = run.gradients(_loss(run, x, y))
+        return {name: (weight * found[name]).detach().abs() for name, weight in run.weights.items()}
+
+
+def _check_scores(scores: Mapping[str, Tensor], method: str) -> None:
+    """Raise where no law describes when a layer empties."""
+    for name, score in scores.items():
+        if not torch.isfinite(score).all():
+            raise DisbudError(
+                f"{name} has scores by {method} that are NaN or infinite, so none can be ranked"
+            )
+        if not score.any():
+            why = "its weights are zero" if method == "magnitude" else "the loss does not change with it"
+            raise DisbudError(
+                f"every score of {name} by {method} is zero ({why}): pruning empties it before anything else, and "
+                "there is nothing to forecast"
+            )
+
+
+def _loss(run: Pruned, x: Tensor, y: Tensor) -> Tensor:
+    try:
+        return cross_entropy(run.model, (x.clone(), y))  # a model may write to what it is given
+    except DisbudError as error:
+        why = str(error).partition(";")[0]  # and then how to give another loss
+        raise DisbudError(
+            f"sensitivities are measured with the cross-entropy of class labels: {why}"
+        ) from None
 
 
 def _predicted(
     model: nn.Module, x: Tensor, ticket: Ticket | None, like: ActivationLike | None
 ) -> tuple[dict[str, float] | None, str | None]:
+    named = (
+        None if like is None else activation_named(like)
+    )  # a name that is not known is no reason to go on without
     try:
         chain = chain_of(model, ticket)
         found = propagate(
-            activation_of(model) if like is None else like,
+            activation_of(model) if named is None else named,
             chain,
             input_moment=float(x.double().square().mean()),
         )
@@ -189,12 +217,13 @@ def _measured(
         device = device_of(run.model)
         x, y = x.to(device), y.to(device)
         hold_batch_statistics(run.model, x)
-        weights = list(run.weights.values())
-        squares = [torch.zeros_like(weight, dtype=torch.float64) for weight in weights]
-        mean = [torch.zeros_like(weight, dtype=torch.float64) for weight in weights]
+        squares, mean = (
+            [torch.zeros_like(weight, dtype=torch.float64) for weight in run.weights.values()]
+            for _ in range(2)
+        )
         for i in range(len(x)):
-            loss = functional.cross_entropy(outputs_of(run.model, x[i : i + 1]), y[i : i + 1])
-            for found, square, total in zip(torch.autograd.grad(loss, weights), squares, mean, strict=True):
+            gradients = run.gradients(_loss(run, x[i : i + 1], y[i : i + 1]))
+            for found, square, total in zip(gradients.values(), squares, mean, strict=True):
                 square += found.double().square() / len(x)
                 total += found.double() / len(x)
         kept = {name: run.kept(name, weight) for name, weight in run.weights.items()}

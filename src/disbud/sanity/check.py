@@ -80,7 +80,7 @@ def sanity_check(
             found = summed_up(
                 base, checks, outcomes, fixed, looks, chance=1 / _classes(data), redrawn=redrawn
             )
-            if all(row.verdict in (Verdict.SUPPORTED, Verdict.CONTRADICTED) for row in found.rows):
+            if all(row.verdict is not Verdict.UNDECIDED for row in found.rows):
                 break
     return found
 
@@ -142,6 +142,8 @@ class _Runner:
 
     def _do(self, trials: Sequence[Trial]) -> None:
         missing = [trial for trial in dict.fromkeys(trials) if trial not in self._done]
+        name = f"sanity: {self._base}".partition(", seed ")[0]
+        self._store.note_study(name, name, missing)  # so that they are not taken for trials of no study
         records = perform(missing, store=self._store, engine=self._engine, retry_failed=True, tell=self._told)
         self._done.update((trial, self._store.outcome(record)) for trial, record in records.items())
 

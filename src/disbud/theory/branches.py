@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from disbud.errors import DisbudError
 from disbud.graph import LAYER_FUNCTIONS
@@ -56,7 +56,8 @@ def branch_ends(model: nn.Module, example: Example) -> list[str]:
     """
     watch = _Watch()
     model = bare(model)
-    inputs = on_device(example, device_of(model))
+    # A model may write to what it is given.
+    inputs = tree_map_only(Tensor, Tensor.clone, on_device(example, device_of(model)))
     calls: dict[str, int] = {}
     handles = []
     for name, module in model.named_modules():

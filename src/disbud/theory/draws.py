@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ class Site:
     def fan_in(self) -> float:
         """Inputs of an output unit; in a transposed convolution, on average over the positions."""
         if not self.transposed:
-            return self.weight[0].numel()
+            return math.prod(self.weight.shape[1:])
         return self.weight.numel() / self.weight.shape[1] / self.groups / self.stride
 
 
@@ -42,30 +43,44 @@ def sites(model: nn.Module) -> tuple[list[Site], tuple[str, ...]]:
     """
     if not isinstance(model, nn.Module):
         raise DisbudError(f"a model is a torch.nn.Module, not a {type(model).__name__}")
-    model = bare(model)
-    name_of = {id(parameter): name for name, parameter in parameters(model).items()}
-    found: list[Site] = []
-    for path, module in model.named_modules():
-        if not isinstance(module, nn.Linear | _ConvNd):
-            continue
-        weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
-        _check(path or "the model", weight)
-        assert weight is not None
-        transposed = isinstance(module, _ConvTransposeNd)
-        site = Site(
-            name_of[id(weight)],
-            weight,
-            None if bias is None else name_of[id(bias)],
-            bias,
-            module.groups if isinstance(module, _ConvNd) else 1,
-            transposed,
-            math.prod(module.stride) if isinstance(module, _ConvNd) else 1,
-        )
-        found.append(site)
+    found = [_checked(path or "the model", site) for path, site in _layers(model)]
     if not found:
         raise DisbudError("the model has no linear or convolution layer whose weights could be drawn")
     drawn = {id(p) for site in found for p in (site.weight, site.bias) if p is not None}
-    return found, tuple(name for key, name in name_of.items() if key not in drawn)
+    return found, tuple(name for name, p in parameters(bare(model)).items() if id(p) not in drawn)
+
+
+def fan_ins(model: nn.Module) -> dict[str, float]:
+    """The inputs of an output unit by the name of the weight; of a weight that layers share, in the first of them."""
+    found: dict[str, float] = {}
+    for _, site in _layers(model):
+        if site is not None and not isinstance(site.weight, nn.parameter.UninitializedParameter):
+            found.setdefault(site.name, site.fan_in)
+    return found
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, Site | None]]:
+    """Every linear and convolution layer by its path; None in the place of one whose weight is computed."""
+    model = bare(model)
+    name_of = {id(parameter): name for name, parameter in parameters(model).items()}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear | _ConvNd):
+            yield path, _site(module, name_of)
+
+
+def _site(module: nn.Linear | _ConvNd, name_of: Mapping[int, str]) -> Site | None:
+    weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+    if weight is None:
+        return None
+    return Site(
+        name_of[id(weight)],
+        weight,
+        None if bias is None else name_of[id(bias)],
+        bias,
+        module.groups if isinstance(module, _ConvNd) else 1,
+        isinstance(module, _ConvTransposeNd),
+        math.prod(module.stride) if isinstance(module, _ConvNd) else 1,
+    )
 
 
 def gaussian(site: Site, sigma_w: float, seed: int) -> Tensor:
@@ -115,16 +130,17 @@ def _stream(name: str, seed: int) -> torch.Generator:
     return generator(seed, "theory", "initialize", name)
 
 
-def _check(path: str, weight: nn.Parameter | None) -> None:
-    if weight is None:
+def _checked(path: str, site: Site | None) -> Site:
+    if site is None:
         raise DisbudError(
             f"{path}: the weight is computed by a parametrization or torch.nn.utils.prune, so it cannot be drawn; "
             "remove that first (torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.prune.remove)"
         )
-    if isinstance(weight, nn.parameter.UninitializedParameter):
+    if isinstance(site.weight, nn.parameter.UninitializedParameter):
         raise DisbudError(f"{path} has no shape yet: run the model once on an input first")
-    if not weight.is_floating_point() or weight.is_meta:
+    if not site.weight.is_floating_point() or site.weight.is_meta:
         raise DisbudError(
-            f"{path}: weights of {weight.dtype} on {weight.device} cannot be drawn; load the model as floating-point "
-            "numbers on a device that holds values"
+            f"{path}: weights of {site.weight.dtype} on {site.weight.device} cannot be drawn; load the model as "
+            "floating-point numbers on a device that holds values"
         )
+    return site

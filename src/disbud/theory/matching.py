@@ -7,20 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from disbud.errors import DisbudError
+from disbud.graph import LAYER_FUNCTIONS
 from disbud.isolation import Example, bare, device_of, forward, isolated, leaves, on_device, standing_in
 from disbud.parameters import parameters
 from disbud.ticket import Ticket
-
-_LINEAR = {
-    functional.linear: 0,
-    **dict.fromkeys((functional.conv1d, functional.conv_transpose1d), 1),
-    **dict.fromkeys((functional.conv2d, functional.conv_transpose2d), 2),
-    **dict.fromkeys((functional.conv3d, functional.conv_transpose3d), 3),
-}
 
 
 def matched_(model: nn.Module, ticket: Ticket, how: str, *, inputs: Example, seed: int) -> dict[str, float]:
@@ -47,7 +41,9 @@ def matched_(model: nn.Module, ticket: Ticket, how: str, *, inputs: Example, see
             standing_in(model, weights),
             mode,
         ):
-            forward(model, inputs)
+            forward(
+                model, tree_map_only(Tensor, Tensor.clone, inputs)
+            )  # a model may write to what it is given
     missing = [name for name in ticket.masks if name not in factors]
     if missing:
         raise DisbudError(
@@ -76,16 +72,17 @@ class _Watch(TorchFunctionMode):
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **(kwargs or {})}
-        name = self.name_of.get(id(given.get("weight"))) if func in _LINEAR else None
         output = func(*args, **(kwargs or {}))
-        if name is None:
+        weight, bias = given.get("weight"), given.get("bias")
+        if func not in LAYER_FUNCTIONS or id(weight) not in self.name_of:
             return output
         assert isinstance(output, Tensor)
-        bias = given.get("bias")
-        return self.met(name, output, bias if isinstance(bias, Tensor) else None, _LINEAR[func])
+        assert isinstance(weight, Tensor)
+        shift = bias.reshape(-1, *[1] * (weight.dim() - 2)) if isinstance(bias, Tensor) else None
+        return self.met(self.name_of[id(weight)], output, shift)
 
-    def met(self, name: str, output: Tensor, bias: Tensor | None, kernel: int) -> Tensor:
-        """What the layer gives, as the network goes on with it."""
+    def met(self, name: str, output: Tensor, shift: Tensor | None) -> Tensor:
+        """What the layer gives, as the network goes on with it; its biases are the `shift`."""
         self.moments.setdefault(name, _moment(output, self.how))
         return output
 
@@ -99,9 +96,8 @@ class _Match(_Watch):
         super().__init__(weights, how, {})
         self.wanted, self.factors = wanted, factors
 
-    def met(self, name: str, output: Tensor, bias: Tensor | None, kernel: int) -> Tensor:
+    def met(self, name: str, output: Tensor, shift: Tensor | None) -> Tensor:
         """What the layer gives once its weights are rescaled; its biases stay as they are."""
-        shift = None if bias is None else bias.reshape(-1, *[1] * kernel)
         signal = output if shift is None else output - shift
         if name not in self.factors:
             self.factors[name] = _solve(name, signal, shift, self.how, self.wanted[name])

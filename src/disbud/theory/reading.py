@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from disbud.errors import DisbudError
 from disbud.graph import is_chain, prunable
@@ -22,20 +24,26 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNor
 
 
 def activation_of(model: nn.Module) -> str:
-    """The name of the one activation a model has between its layers; "linear" where it has none.
+    """The name of the one activation a model has between its layers; "linear" for a model of one layer.
 
-    It is read off the modules, so a model that calls functions is not understood: name the activation then.
+    It is read off the modules: a model of several layers without one may call functions, and is refused.
 
     >>> import torch
     >>> from disbud import theory
     >>> theory.activation_of(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LeakyReLU(0.2), torch.nn.Linear(2, 2)))
     'leaky-relu:slope=0.2'
     """
-    found = {_name(module) for module in bare(model).modules()} - {None}
+    modules = list(bare(model).modules())
+    found = set(map(_name, modules)) - {None}
     if len(found) > 1:
         raise DisbudError(
             f"the model has several activations ({', '.join(sorted(map(str, found)))}); the theory is of one: name it, "
             'as in activation="relu"'
+        )
+    if not found and sum(isinstance(module, nn.Linear | _ConvNd) for module in modules) > 1:
+        raise DisbudError(
+            "no activation module found, and what the model calls in its forward cannot be seen: name it, "
+            "activation='relu' (or 'linear')"
         )
     return str(found.pop()) if found else "linear"
 
@@ -43,10 +51,15 @@ def activation_of(model: nn.Module) -> str:
 def _name(module: nn.Module) -> str | None:
     match module:
         case nn.LeakyReLU():
-            return f"leaky-relu:slope={module.negative_slope:g}"
+            return f"leaky-relu:slope={module.negative_slope}"
         case nn.ELU():
-            return "elu" if module.alpha == 1 else f"elu:alpha={module.alpha:g}"
+            return "elu" if module.alpha == 1 else f"elu:alpha={module.alpha}"
         case nn.GELU():
+            if module.approximate != "none":
+                warnings.warn(
+                    f"{module} is read as the exact gelu, from which it differs by 0.0005 at most",
+                    stacklevel=3,
+                )
             return "gelu"
         case nn.Hardtanh() if not isinstance(module, nn.ReLU6) and (module.min_val, module.max_val) == (
             -1,

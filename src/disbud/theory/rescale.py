@@ -70,26 +70,32 @@ def rescale_(
     >>> print(disbud.theory.rescale_(model, ticket, "activations", inputs=torch.randn(32, 64)).how)
     activations
     """
-    if how not in HOW:
-        raise unknown_name("way to rescale", how, HOW)
+    check_way(how, inputs)
     if ticket.start is not None:
         raise DisbudError(
             "the ticket names the weights it starts from, and training would load them over the rescaled ones; load "
             "them with ticket.start_(model), and rescale with dataclasses.replace(ticket, start=None)"
         )
     if how == "weights":
-        if inputs is not None:
-            raise DisbudError('"weights" looks at no inputs; how="activations" and how="differences" do')
         return _by_weights_(model, ticket, sigma_w)
     if sigma_w is not None:
         raise DisbudError(f'sigma_w belongs to how="weights"; {how!r} measures what the dense net does')
-    if inputs is None:
-        raise DisbudError(
-            f"{how!r} measures signals: give inputs=..., a batch of data or of noise, as in torch.randn(64, 784)"
-        )
+    assert inputs is not None
     from disbud.theory.matching import matched_
 
     return Rescaled(how, MappingProxyType(matched_(model, ticket, how, inputs=inputs, seed=seed)))
+
+
+def check_way(how: str, inputs: Example | None) -> None:
+    """Raise for a way to rescale that there is not, or that looks at other inputs than these."""
+    if how not in HOW:
+        raise unknown_name("way to rescale", how, HOW)
+    if how == "weights" and inputs is not None:
+        raise DisbudError('"weights" looks at no inputs; how="activations" and how="differences" do')
+    if how != "weights" and inputs is None:
+        raise DisbudError(
+            f"{how!r} measures signals: give inputs=..., a batch of data or of noise, as in torch.randn(64, 784)"
+        )
 
 
 def rescaled(
@@ -97,7 +103,8 @@ def rescaled(
 ) -> tuple[dict[str, Tensor], Ticket]:
     """The same by "weights" on a model's state dict, as an intervention: a new state, off the ticket too zero.
 
-    Nothing is drawn; the seed is only recorded.
+    A state does not say whether a convolution is transposed, so with `sigma_w` only matrices can be rescaled. Nothing
+    is drawn; the seed is only recorded.
 
     >>> import torch
     >>> from disbud import Ticket
@@ -121,7 +128,14 @@ def rescaled(
     new = {}
     for name, mask in ticket.masks.items():
         weight, mask = by_name[name].detach(), mask.to(by_name[name].device)
-        new[name] = weight.masked_fill(~mask, 0) * _factor(name, weight, mask, sigma_w)
+        if sigma_w is not None and weight.dim() > 2:
+            raise DisbudError(
+                f"rescale: the fan-in of {name}, of shape {tuple(weight.shape)}, depends on the layer's kind and "
+                "stride, which a state dict does not hold; leave sigma_w out, or call disbud.theory.rescale_ with the "
+                "model"
+            )
+        factor = _factor(name, weight, mask, sigma_w, math.prod(weight.shape[1:]))
+        new[name] = weight.masked_fill(~mask, 0) * factor
     # A shared tensor stands in the state under several names.
     place = {by_name[name].data_ptr(): new[name] for name in new if by_name[name].numel()}
     changed = {
@@ -142,19 +156,24 @@ def _by_weights_(model: nn.Module, ticket: Ticket, sigma_w: float | None) -> Res
     import torch
 
     from disbud.parameters import parameters
+    from disbud.theory.draws import fan_ins
 
     ticket.check(model)
-    owned = parameters(model)
+    owned, fan_in = parameters(model), fan_ins(model)
     masks = {name: mask.to(owned[name].device) for name, mask in ticket.masks.items()}
     # All factors are known before any weight changes, so that an error leaves the model as it was.
-    factors = {name: _factor(name, owned[name].detach(), masks[name], sigma_w) for name in masks}
+    factors = {}
+    for name, mask in masks.items():
+        weight = owned[name].detach()
+        # What no such layer owns, as attention's projections, has its outputs first.
+        factors[name] = _factor(name, weight, mask, sigma_w, fan_in.get(name, math.prod(weight.shape[1:])))
     with torch.no_grad():
         for name, factor in factors.items():
             owned[name].masked_fill_(~masks[name], 0).mul_(factor)
     return Rescaled("weights", MappingProxyType(factors))
 
 
-def _factor(name: str, weight: Tensor, mask: Tensor, sigma_w: float | None) -> float:
+def _factor(name: str, weight: Tensor, mask: Tensor, sigma_w: float | None, fan_in: float) -> float:
     """sw / sqrt(fan_in * mean((W * M)^2)); with the dense layer's own sw, the fan-in cancels."""
     if weight.shape != mask.shape or not weight.is_floating_point() or weight.is_meta:
         raise DisbudError(
@@ -171,7 +190,6 @@ def _factor(name: str, weight: Tensor, mask: Tensor, sigma_w: float | None) -> f
             raise DisbudError(
                 f"sigma_w, the weights' deviation times sqrt(fan_in), is above 0, not {sigma_w!r}"
             )
-        fan_in = weight[0].numel()
         return sigma_w / math.sqrt(fan_in * kept / weight.numel())
     if not removed and not bool(mask.all()):
         raise DisbudError(
