@@ -19,7 +19,7 @@ def as_toml(form: StudyForm) -> str:
     <BLANKLINE>
     """
     values = form.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    tables = {key: values.pop(key) for key in ("trial", "claim") if values.get(key)}
+    tables = {key: values.pop(key, []) for key in ("trial", "claim")}
     words = {key: values.pop(key) for key in ("name", "title", "says") if key in values}
     lines = _pairs(words | values)
     for key, blocks in tables.items():
