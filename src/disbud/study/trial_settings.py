@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 from disbud.catalogue import Entry, Spec, check_settings, find, parse
@@ -11,7 +11,6 @@ from disbud.data.catalogue import CATALOGUE as DATA
 from disbud.errors import DisbudError
 from disbud.interventions.catalogue import CATALOGUE as INTERVENTIONS
 from disbud.methods.catalogue import CATALOGUE as METHODS
-from disbud.methods.catalogue import Method
 from disbud.models.catalogue import CATALOGUE as MODELS
 from disbud.study.sources import own_function
 
@@ -22,10 +21,6 @@ CATALOGUES: Mapping[str, Mapping[str, Entry]] = {
     "intervention": INTERVENTIONS,
 }
 _OF_EVERY_MODEL = {"classes": None, "input_shape": None}
-# What a trial itself tells `prune`.
-_TOLD = {
-    "sparsity", "batches", "example", "loss", "seed", "data", "recipe", "train", "checkpoint", "progress",
-}  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
@@ -43,38 +38,19 @@ def check_settings_of(kind: str, text: str) -> None:
     if spec.name not in CATALOGUES[kind] and spec.argument is not None:
         _check_own(spec)
         return
+    if kind == "method":
+        from disbud.pruning.asked import asked
+
+        asked(text)
+        return
     entry = find(kind, spec.name, CATALOGUES[kind])
-    known = {**entry.settings, **_beyond(entry, spec)}
+    known = entry.settings if entry.name not in MODELS else {**entry.settings, **_OF_EVERY_MODEL}
     if spec.argument is not None and kind != "data set":
         example = next((f", as in {entry.name}:{name}=..." for name in known), "")
         raise DisbudError(f"{text!r}: {spec.argument!r} should read key=value{example}")
     if spec.settings and not known:
         raise DisbudError(f"{entry.name} has no settings, but {', '.join(sorted(spec.settings))} was given")
     check_settings(f"{kind} {entry.name!r}", spec.settings, known)
-
-
-def _beyond(entry: Entry, spec: Spec) -> Mapping[str, object]:
-    """What a part takes besides the settings that its entry lists."""
-    if isinstance(entry, Method):
-        return dict.fromkeys(_of_pruning(spec.settings.get("densities", entry.densities)))
-    return _OF_EVERY_MODEL if entry.name in MODELS else {}
-
-
-@lru_cache(maxsize=64)
-def _of_pruning(densities: object) -> tuple[str, ...]:
-    """The keywords of `prune`, and those of the density rule."""
-    from disbud.pruning import prune
-    from disbud.selection import RULES
-
-    functions: list[Callable[..., object]] = [prune]
-    if isinstance(densities, str) and densities in RULES:
-        functions.append(RULES[densities])
-    return tuple(
-        name
-        for function in functions
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in _TOLD
-    )
 
 
 def _check_own(spec: Spec) -> None:

@@ -37,7 +37,6 @@ from disbud.study.specification.forms import (
 )
 from disbud.study.trial import Trial
 
-Judge = Callable[[AnyClaim, Setting, Sequence[Trial]], Decided]
 FrameFor = Callable[[Sequence[Trial], int], Frame]
 
 
