@@ -71,6 +71,7 @@ def signs(
     """Read the signs off a model and its ticket; `inputs` are real ones for the gradient, else Gaussian ones stand in.
 
     >>> import disbud, torch
+    >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> ticket = disbud.prune(model, "synflow", sparsity=0.5, example=torch.zeros(1, 8))
     >>> read = disbud.diagnosis.signs(model, ticket, example=torch.zeros(1, 8))

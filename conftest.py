@@ -19,7 +19,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _the_same_random_stream() -> object:
-    """Every test meets the same global random stream, whichever worker runs it and whatever ran before."""
+    """Every test and example meets the same global random stream, whichever worker runs it and whatever ran before."""
     before = torch.random.get_rng_state()
     torch.manual_seed(0)
     yield
