@@ -90,6 +90,17 @@ def _by_view(y: Tensor, x: Tensor) -> Tensor:
     return y
 
 
+def _beside(made: Callable[[Tensor], Tensor]) -> tuple[Step, Step]:
+    """What is written into a function's output is not in its input, which is read again."""
+
+    def written(y: Tensor, x: Tensor) -> Tensor:
+        one = made(y)
+        one += x
+        return one + y[:, torch.arange(7, -1, -1)]
+
+    return written, lambda y, x: made(y) + x + y[:, torch.arange(7, -1, -1)]
+
+
 FIRST = torch.arange(8).view(1, 8, 1, 1) == 0
 IN_PLACE: dict[str, tuple[Step, Step]] = {
     "sum": (_plus, lambda y, x: y + x),
@@ -100,6 +111,11 @@ IN_PLACE: dict[str, tuple[Step, Step]] = {
     "diagonal": (_filled, lambda y, x: y.masked_fill(DIAGONAL, 0.0)),
     "half of the channels": (_replaced, lambda y, x: torch.cat([x[:, 4:], y[:, 4:]], 1)),
     "by a view": (_by_view, lambda y, x: y + 1.0),
+    "beside relu": _beside(functional.relu),
+    "beside a power": _beside(lambda y: y**2),
+    "beside a bound": _beside(lambda y: torch.maximum(y, torch.zeros(()))),
+    "beside a norm": _beside(lambda y: functional.group_norm(y, 2)),
+    "beside dropout": _beside(lambda y: functional.dropout(y, 0.5, training=True)),
 }
 
 

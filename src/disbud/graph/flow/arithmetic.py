@@ -95,7 +95,14 @@ def likened(
 
 
 def identity(signals: Signals, func: Function, input: Tensor, *args: object, **kwargs: object) -> Tensor:
-    """Activations, bounds, dropout, signs."""
+    """Activations, bounds, dropout, signs: the same signal, in memory of its own where torch takes some."""
+    name = getattr(func, "__name__", "")
+    idle = "dropout" in name and kwargs.get("training") is False
+    return input if name.endswith("_") or kwargs.get("inplace") or idle else signals.copied(input)
+
+
+def itself(signals: Signals, func: Function, input: Tensor, *_: object) -> Tensor:
+    """What is left out: the same signal, in the same memory."""
     return input
 
 
@@ -112,7 +119,7 @@ def cast(
 
 def relu(signals: Signals, func: Function, input: Tensor, *args: object, **kwargs: object) -> object:
     """The identity on what is never negative; a BatchNorm mean, which biases="abs" subtracts, can make it so."""
-    return inherit(signals, func, input, *args, **kwargs) if signals.keep_biases else input
+    return (inherit if signals.keep_biases else identity)(signals, func, input, *args, **kwargs)
 
 
 def glu(signals: Signals, func: Function, input: Tensor, dim: int = -1) -> Tensor:

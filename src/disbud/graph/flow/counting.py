@@ -159,7 +159,8 @@ def power(signals: Signals, func: Function, input: Value, exponent: Value | None
     degree = arithmetic.DEGREES.get(getattr(func, "__name__", ""), exponent)
     if not isinstance(input, Tensor) or input not in signals:
         return arithmetic.inherit(signals, func, input, *(() if exponent is None else (exponent,)))
-    return torch.ones_like(input) if isinstance(degree, int | float) and degree < 0 else input
+    inverse = isinstance(degree, int | float) and degree < 0
+    return torch.ones_like(input) if inverse else arithmetic.identity(signals, func, input)
 
 
 def plus(signals: Signals, func: Function, input: Value, other: Value, *, alpha: float = 1) -> Tensor:
@@ -220,7 +221,7 @@ def extreme(
     other = kwargs.pop("other", other)  # type: ignore[assignment]
     if isinstance(other, Tensor):
         if not (input in signals and other in signals):
-            return input if input in signals else other
+            return arithmetic.identity(signals, func, input if input in signals else other)  # type: ignore[arg-type]
         return arithmetic.plus(signals, func, input, other)
     axis = kwargs.pop("dim", other)
     assert isinstance(input, Tensor)
@@ -346,7 +347,7 @@ def _table() -> dict[object, Rule]:
     rules = _RULES | {names: in_place(rule) for names, rule in _IN_PLACE.items()}
     own: dict[object, Rule] = {function: rule for names, rule in rules.items() for function in homes(names)}
     derivatives = dict.fromkeys((torch.autograd.grad, torch.autograd.backward), arithmetic.blank)
-    return TABLE | own | dict.fromkeys(DETACHING, arithmetic.identity) | derivatives
+    return TABLE | own | dict.fromkeys(DETACHING, arithmetic.itself) | derivatives
 
 
 _TABLE = _table()

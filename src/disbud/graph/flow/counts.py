@@ -69,6 +69,11 @@ class Counts(Signals):
                 self.put_condition(value)
         return output
 
+    def copied(self, signal: Tensor) -> Tensor:
+        """The same signal, a gate if it is one, in memory of its own."""
+        copy = super().copied(signal)
+        return self.put_gate(copy, self.links(signal)) if self.is_gate(signal) else copy
+
     def put_gate(self, tensor: Tensor, links: Tensor) -> Tensor:
         """Note a signal that steers another when multiplied with it, and the links that are there without it."""
         self._gates[id(tensor)] = (tensor, links)

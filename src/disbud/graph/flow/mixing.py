@@ -67,7 +67,7 @@ def _scale_and_shift(
 ) -> Tensor:  # fmt: skip
     exponent = signals.exponent(input)
     mean, shift = signals.bias(mean, exponent), signals.bias(shift, exponent)
-    output = input if mean is None else input - mean.view(shape)
+    output = signals.copied(input) if mean is None else input - mean.view(shape)
     output = output if scale is None else output * signals.factor(scale).view(shape)
     return signals.settle(output if shift is None else output + shift.view(shape), exponent)
 

@@ -53,6 +53,10 @@ class Signals:
         self._exponents[id(tensor)] = (tensor, exponent)
         return tensor
 
+    def copied(self, signal: Tensor) -> Tensor:
+        """The same signal in memory of its own: what the model writes into the one is not in the other."""
+        return self.put(signal.clone(), self.exponent(signal))
+
     def begin(self, tensor: Tensor) -> Tensor:
         """Note a signal that comes from no other; gives what the model is to compute with, and may write over."""
         return self.put(tensor)
