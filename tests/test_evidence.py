@@ -14,10 +14,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import disbud
+from disbud.batches import cross_entropy, has_class_labels, size_of
 from disbud.errors import DisbudError
 from disbud.isolation import leaves, on_device
 from disbud.methods import evidence as module
-from disbud.methods.evidence import Evidence, cross_entropy, has_class_labels, size_of
+from disbud.methods.evidence import Evidence
 from networks import NETWORKS
 
 Batch = tuple[Tensor, Tensor]

@@ -308,7 +308,7 @@ def test_the_jacobian_of_a_model_whose_first_step_is_in_place() -> None:
 
 def test_what_cannot_be_measured_says_why() -> None:
     model, x = nn.Linear(4, 2), draw(3, 4)
-    with pytest.raises(DisbudError, match="needs a loss"):
+    with pytest.raises(DisbudError, match="not class labels need a loss"):
         signal(model, (x, x))
     with pytest.raises(
         DisbudError, match=r"labels of shape \(3,\) from 1 to 5 do not fit an output of shape \(3, 2\)"

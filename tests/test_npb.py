@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import disbud
+from disbud.batches import cross_entropy
 from disbud.errors import DisbudError
 from disbud.graph import log10_paths, prunable
 from disbud.graph.kernels import Kernels
 from disbud.graph.links import links
 from disbud.graph.sweeps import Sweeps, Visit
 from disbud.measures import paths
-from disbud.methods.evidence import Evidence, cross_entropy
+from disbud.methods.evidence import Evidence
 from disbud.methods.npb import npb
 from disbud.methods.scoring import Scoring
 from disbud.models import build

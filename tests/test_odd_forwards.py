@@ -14,6 +14,7 @@ from disbud.errors import DisbudError
 from disbud.graph import effective, log10_paths
 from disbud.graph.links import links
 from disbud.graph.sweeps import Sweeps, Visit
+from disbud.methods.catalogue import CATALOGUE
 from networks import IMAGE, ROW
 from test_pruning import prune
 
@@ -293,3 +294,39 @@ def test_layers_without_weights_have_no_paths(sizes: tuple[int, int]) -> None:
     names = ["first.weight", "empty.weight", "head.weight"]
     places = {place.layer: (place.inputs, place.outputs) for place in links(model, names, example=ROW).places}
     assert places == {"first.weight": (6, 8), "empty.weight": sizes, "head.weight": (8, 4)}
+
+
+# Inputs
+
+
+class Writing(nn.Module):
+    """Centres what it is given, in place or not."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.first, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.sub_(0.5).mul_(2) if self.in_place else (x - 0.5) * 2
+        out: Tensor = self.head(torch.relu(self.first(x)).mean((2, 3)))
+        return out
+
+
+LOOKING = [name for name, entry in CATALOGUE.items() if entry.needs == "batches" and not entry.trains]
+
+
+@pytest.mark.parametrize("method", LOOKING)
+def test_a_model_that_writes_over_its_input_leaves_the_batches_as_they_are(method: str) -> None:
+    x, y = torch.randn(8, 3, 6, 6), torch.arange(8) % 4
+    more: dict[str, object] = {"rounds": 3} if not CATALOGUE[method].construction else {}
+    batches = [(x.clone(), y), (x.clone(), y)]
+    tickets = [
+        prune(
+            seeded(lambda asked=asked: Writing(in_place=asked)), method, sparsity=0.5, examples_per_class=None,
+            example=IMAGE, batches=[batch], **more,
+        )
+        for asked, batch in zip((False, True), batches, strict=True)
+    ]  # fmt: skip
+    assert tickets[0] == tickets[1]
+    assert torch.equal(batches[1][0], x)

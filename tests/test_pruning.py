@@ -297,7 +297,7 @@ def test_the_origin_says_how_the_ticket_came_about() -> None:
         "revision": 1, "densities": None, "rounds": 3, "schedule": "exponential", "keep": "highest", "regrowth": False,
         "granularity": "weight", "batch_norm": "train",
         "include": None, "exclude": "2.*", "examples_per_class": None, "batch_size": 256,
-        "loss": "disbud.methods.evidence:cross_entropy",
+        "loss": "disbud.batches:cross_entropy",
     }  # fmt: skip
     assert origin.evidence is not None
     assert (origin.evidence["batches"], origin.evidence["examples"]) == (3, 18)

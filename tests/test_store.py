@@ -249,7 +249,7 @@ def test_mixed_environments_can_be_asked_for() -> None:
     here = {"torch": "2.13", "cpu": "AVX2", "host": "a"}
     records = [Record(LENET, "1", environment=here), Record(DENSE, "2", environment=here | {"cpu": "AVX512"})]
     assert mixed(records) == {"cpu": ("AVX2", "AVX512")}
-    assert mixed(records[:1]) == {}
+    assert mixed([*records[:1], Record(LENET, "3", environment=here | {"host": "b"})]) == {}
 
 
 # What is wanted

@@ -315,6 +315,15 @@ def test_failures_environments_and_what_was_not_run_are_said_at_the_top(large_pa
     words = words_of(report.study(made.long_names()))
     assert "The trials were run in 2 environments, which differ in cpu." in words
     trial = Trial("lenet-300-100", "digits", "digits")
+    hosts = [
+        dataclasses.replace(
+            made.record(trial.with_seed(i)), environment={**made.ENVIRONMENT, "host": f"node{i}"}
+        )
+        for i in range(2)
+    ]
+    words = words_of(report.study(made.findings(hosts, decided=())))
+    assert "environments" not in words
+    assert "node0, node1" in words
     page = report.study(made.findings([Record(trial, trial.identity)], decided=()))
     assert "1 trial of 1 has not been run." in words_of(page)
 

@@ -248,6 +248,12 @@ def on_device(values: Nested, device: torch.device | None) -> Nested:
     return moved
 
 
+def to_write_on(values: Nested) -> Nested:
+    """The same in copies: a model may write over what it is given."""
+    copies: Nested = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, values)
+    return copies
+
+
 def leaves(values: object) -> list[object]:
     """What nested containers hold, in order; mappings and dataclasses are opened too, which torch does not know."""
     return [leaf for part in tree_leaves(values) for leaf in _opened(part)]

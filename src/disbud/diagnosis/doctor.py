@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from disbud.batches import Loss
 from disbud.diagnosis.balance import SHARES, Plane, undefined
 from disbud.diagnosis.findings import GREEN, NOT_FINITE, RED, Finding, findings, verdict
 from disbud.diagnosis.signs import Signs, signs
@@ -19,7 +20,6 @@ from disbud.isolation import Example, bare
 from disbud.measures import Table
 from disbud.measures.table import Value
 from disbud.methods.catalogue import CATALOGUE
-from disbud.methods.evidence import Loss
 from disbud.pruning import prune
 from disbud.pruning.asked import asked
 from disbud.pruning.peeking import peeked

@@ -7,10 +7,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from disbud import measures
-from disbud.isolation import Example, bare, device_of, forward, isolated, leaves, on_device, standing_in
+from disbud.isolation import (
+    Example,
+    bare,
+    device_of,
+    forward,
+    isolated,
+    leaves,
+    on_device,
+    standing_in,
+    to_write_on,
+)
 from disbud.measures import Table
 from disbud.origin import Json
 from disbud.parameters import parameters
@@ -127,7 +136,7 @@ def _gradient(model: nn.Module, ticket: Ticket | None, inputs: Example, seed: in
         standing_in(model, {**owned, **weights}),
     ):
         # A copy, since a model may write to what it is given.
-        outputs = forward(model, tree_map_only(Tensor, Tensor.clone, on_device(inputs, device_of(model))))
+        outputs = forward(model, to_write_on(on_device(inputs, device_of(model))))
         total = _projection([leaf for leaf in leaves(outputs) if isinstance(leaf, Tensor)], seed)
         if total is None:
             return 0.0

@@ -12,18 +12,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
+from disbud.batches import Loss, mean_loss
 from disbud.errors import DisbudError
 from disbud.graph import LAYER_FUNCTIONS
-from disbud.isolation import device_of, forward, leaves, on_device
+from disbud.isolation import device_of, forward, leaves, on_device, to_write_on
 from disbud.measures.pruned import Pruned, pruned
 from disbud.measures.table import Table, Value
 from disbud.ticket import Ticket
-
-Loss = Callable[[nn.Module, object], Tensor]
 
 
 def signal(
@@ -58,8 +55,7 @@ def signal(
     ((6.75,), 0.7071)
     """
     with pruned(model, ticket, seed=seed, batch_norm=batch_norm) as run:
-        # A copy, since a model may write to what it is given.
-        batch = tree_map_only(Tensor, Tensor.clone, on_device(batch, device_of(run.model)))
+        batch = to_write_on(on_device(batch, device_of(run.model)))
         examples = _examples(batch)
         layers = {name: _Layer(examples) for name in run.weights}
         with _Watch(layers, run.weights):
@@ -163,37 +159,12 @@ def _loss(run: Pruned, batch: object, loss: Loss | None) -> Tensor | None:
         with torch.no_grad():
             forward(run.model, batch)
         return None
-    value = (loss or _cross_entropy)(run.model, batch)
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise DisbudError(
-            f"loss(model, batch) should return one number, the mean loss of the batch, not {shape}"
-        )
+    value = mean_loss(run.model, batch, loss)
     if not value.requires_grad:
         raise DisbudError(
             "the loss does not depend on any weight of the model, so there are no gradients to measure"
         )
-    return value.reshape(())
-
-
-def _cross_entropy(model: nn.Module, batch: object) -> Tensor:
-    labels = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        raise DisbudError(
-            "a batch that is no (x, y) pair with class labels needs a loss: loss=lambda model, batch: ..., which "
-            "returns the mean loss of the batch; a tensor of inputs alone gives the forward measures"
-        )
-    output = model(batch[0])  # type: ignore[index]
-    if not isinstance(output, Tensor):
-        raise DisbudError(f"the model returns a {type(output).__name__}; give loss=lambda model, batch: ...")
-    fits = output.dim() > 1 and output.shape[:1] + output.shape[2:] == labels.shape
-    if not fits or bool(((labels < 0) | (labels >= output.shape[1])).any()):
-        values = f" from {int(labels.min())} to {int(labels.max())}" if labels.numel() else ""
-        raise DisbudError(
-            f"labels of shape {tuple(labels.shape)}{values} do not fit an output of shape {tuple(output.shape)}; for "
-            "another kind of loss give loss=lambda model, batch: ..."
-        )
-    return functional.cross_entropy(output, labels.long())
+    return value
 
 
 def _examples(batch: object) -> int:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
-from typing import TypeGuard
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
+from disbud.batches import has_class_labels, size_of
 from disbud.errors import DisbudError
 from disbud.isolation import leaves
 from disbud.origin import Json
-
-Loss = Callable[[nn.Module, object], Tensor]
 
 # Reading stops when nothing new came for so many changes of label a class: another class would have been met by then.
 # Data sorted by class hardly changes its label, so it is read on; a stream without an end stops at the second bound.
@@ -169,51 +166,3 @@ def _check_positive(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         hint = "; None takes every batch as it comes" if name == "examples_per_class" else ""
         raise DisbudError(f"{name} is a whole number of at least 1, not {value!r}{hint}")
-
-
-def has_class_labels(batch: object) -> TypeGuard[tuple[Tensor, Tensor]]:
-    """Whether a batch is a pair of an input tensor and one whole-number label for each example."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        return False
-    x, y = batch
-    return (
-        isinstance(x, Tensor)
-        and isinstance(y, Tensor)
-        and y.dim() == 1
-        and not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
-        and len(x) == len(y)
-    )
-
-
-def size_of(batch: object) -> int | None:
-    """The number of examples in a batch, where its tensors agree on one."""
-    sizes = {leaf.shape[0] for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()}
-    return sizes.pop() if len(sizes) == 1 else None
-
-
-def cross_entropy(model: nn.Module, batch: object) -> Tensor:
-    """The loss of (x, y) batches when none is given: mean cross-entropy."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise DisbudError(
-            f"batches of type {type(batch).__name__} need a loss: "
-            "loss=lambda model, batch: ..., which returns the mean loss of the batch"
-        )
-    x, y = batch
-    foreign = next((leaf for leaf in leaves(batch) if type(leaf).__module__ == "numpy"), None)
-    if foreign is not None:
-        raise DisbudError(
-            f"a batch holds a numpy {type(foreign).__name__}; give tensors, as in batches=[(torch.from_numpy(x), "
-            "torch.from_numpy(y))], or a loss that makes them: loss=lambda model, batch: ..."
-        )
-    if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex():
-        raise DisbudError("targets that are not class labels need a loss: loss=lambda model, batch: ...")
-    output, y = model(x), y.long()
-    if not isinstance(output, Tensor):
-        raise DisbudError(f"the model returns a {type(output).__name__}; give loss=lambda model, batch: ...")
-    fits = output.dim() > 1 and output.shape[:1] + output.shape[2:] == y.shape
-    if not fits or int(y.min()) < 0 or int(y.max()) >= output.shape[1]:
-        raise DisbudError(
-            f"labels of shape {tuple(y.shape)} from {int(y.min())} to {int(y.max())} do not fit an output of shape "
-            f"{tuple(output.shape)}; for another kind of loss give loss=lambda model, batch: ..."
-        )
-    return functional.cross_entropy(output, y)

@@ -7,9 +7,9 @@ import math
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from disbud.batches import size_of
 from disbud.errors import DisbudError
 from disbud.methods.curvature import TwiceDifferentiable
-from disbud.methods.evidence import size_of
 from disbud.methods.scoring import Scoring, Tensors, as_leaves, at_least_single, gradient, unsigned
 
 

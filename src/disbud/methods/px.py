@@ -18,7 +18,7 @@ from disbud.graph.flow.rules import linear_rule
 from disbud.graph.flow.running import buffers_in, linearised
 from disbud.graph.flow.signals import Function, Signals
 from disbud.graph.flow.survivors import Survivors
-from disbud.isolation import leaves
+from disbud.isolation import leaves, to_write_on
 from disbud.methods.scoring import Scoring, Tensors
 from disbud.parameters import parameters
 
@@ -127,10 +127,10 @@ def _linear(
     }
     state |= weights
     signals = Signals(state.values(), survivors, keep_biases=False)
-    for leaf in leaves(inputs):
+    args, kwargs = to_write_on(inputs)
+    for leaf in leaves((args, kwargs)):
         if isinstance(leaf, Tensor):
             signals.put(leaf)
-    args, kwargs = inputs
     buffers = list(buffers_in(s.model, dtype, positive=False))
     rule = linear_rule if patterns is None else patterns.rule
     with linearised(s.model, state, buffers, signals, rule_of=rule):

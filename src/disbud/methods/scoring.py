@@ -9,11 +9,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from disbud.batches import Loss, mean_loss, size_of
 from disbud.errors import DisbudError
 from disbud.graph.flow import Inputs
 from disbud.graph.layers import Layer
-from disbud.isolation import Example, device_of, on_device, standing_in
-from disbud.methods.evidence import Evidence, Loss, size_of
+from disbud.isolation import Example, device_of, on_device, standing_in, to_write_on
+from disbud.methods.evidence import Evidence
 from disbud.selection.flags import pick, places
 
 Tensors = dict[str, Tensor]
@@ -130,13 +131,7 @@ class Scoring:
     def loss(self, batch: object) -> Tensor:
         """The mean loss of the batch, with the weights in use."""
         with enough_examples():
-            value = self._loss(self.model, batch)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise DisbudError(
-                f"loss(model, batch) should return one number, the mean loss of the batch, not {shape}"
-            )
-        return value.reshape(())
+            return mean_loss(self.model, batch, self._loss)
 
     def gradients(self, weights: Tensors) -> Tensors:
         """dL/dw of the mean loss over the batches of this round, at the weights given; zeros where none arrives."""
@@ -155,10 +150,12 @@ class Scoring:
     def given(self, batch: object) -> Inputs:
         """What the model is given for a batch: the batch itself if it is a tensor, else what the loss calls it with."""
         met: list[Inputs] = []
-        handle = self.model.register_forward_pre_hook(lambda _, *call: met.append(call), with_kwargs=True)
+        handle = self.model.register_forward_pre_hook(
+            lambda _, *call: met.append(to_write_on(call)), with_kwargs=True
+        )
         try:
             with enough_examples():
-                self.model(batch) if isinstance(batch, Tensor) else self.loss(batch)
+                self.model(to_write_on(batch)) if isinstance(batch, Tensor) else self.loss(batch)
         finally:
             handle.remove()
         if not met:
@@ -168,6 +165,7 @@ class Scoring:
     def call(self, weights: Mapping[str, Tensor], *args: object, **kwargs: object) -> object:
         """The model's output with these weights in the place of its own."""
         with self.using(weights):
+            args, kwargs = to_write_on((args, kwargs))
             return self.model(*args, **kwargs)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from disbud.errors import DisbudError
 from disbud.graph.flow import Inputs
-from disbud.isolation import isolated, leaves
+from disbud.isolation import isolated, leaves, to_write_on
 from disbud.methods.scoring import Scoring, Tensors, as_leaves, enough_examples, gradient
 from disbud.parameters import parameters
 
@@ -37,7 +37,7 @@ class Strength:
 
 def strength(s: Scoring, weights: Tensors, inputs: Inputs) -> Strength:
     """Of the model with these weights, BatchNorm computing with the batch."""
-    args, kwargs = inputs
+    args, kwargs = to_write_on(inputs)
     found = as_leaves(weights)
     with isolated(s.model, seed=0, batch_norm="train"), s.using(found), enough_examples():
         output = [leaf for leaf in leaves(s.model(*args, **kwargs)) if isinstance(leaf, Tensor)]

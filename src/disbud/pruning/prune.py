@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from disbud.batches import Loss
 from disbud.catalogue import Value
 from disbud.errors import DisbudError
 from disbud.graph import Chosen, prunable
 from disbud.isolation import Example, bare, isolated
 from disbud.methods.catalogue import CATALOGUE, Method
-from disbud.methods.evidence import Loss
 from disbud.origin import Origin
 from disbud.parameters import fingerprint
 from disbud.pruning.effective import at_effective, check_count

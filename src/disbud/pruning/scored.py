@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from disbud.batches import Loss, cross_entropy
 from disbud.graph import Layer
 from disbud.isolation import Example, isolated
-from disbud.methods.evidence import Evidence, Loss, cross_entropy
+from disbud.methods.evidence import Evidence
 from disbud.methods.scoring import Scoring, Tensors
 from disbud.origin import Json
 from disbud.pruning.grouped import record, whole_groups

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from disbud.batches import Loss, cross_entropy
 from disbud.errors import DisbudError
 from disbud.graph import Layer
 from disbud.isolation import Example
 from disbud.methods.catalogue import Method
-from disbud.methods.evidence import Evidence, Loss, cross_entropy
+from disbud.methods.evidence import Evidence
 from disbud.methods.scoring import Scoring
 from disbud.parameters import canonical, parameters
 from disbud.pruning.plan import as_json

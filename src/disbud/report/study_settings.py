@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from disbud.artifacts import canonical
@@ -76,19 +76,27 @@ def settings(findings: Findings, known: Overview) -> Section:
 
 
 def _environments(known: Overview) -> dict[str, tuple[Mapping[str, Json], int]]:
-    """Each environment with the number of its trials."""
-    found: dict[str, tuple[Mapping[str, Json], int]] = {}
+    """Each environment with the number of its trials; hosts that are alike in all else are one."""
+    alike: dict[str, list[Mapping[str, Json]]] = {}
     for record in known.records:
         if record.environment:
-            key = canonical(record.environment)
-            found[key] = (record.environment, found.get(key, ({}, 0))[1] + 1)
-    return found
+            key = canonical({name: value for name, value in record.environment.items() if name != "host"})
+            alike.setdefault(key, []).append(record.environment)
+    return {
+        key: ({**met[0], **({"host": hosts} if (hosts := _hosts(met)) else {})}, len(met))
+        for key, met in alike.items()
+    }
+
+
+def _hosts(environments: Iterable[Mapping[str, Json]]) -> list[Json]:
+    return list(dict.fromkeys(e["host"] for e in environments if "host" in e))
 
 
 def _differing(known: Overview) -> list[str]:
     all_of_them = [environment for environment, _ in _environments(known).values()]
     keys = dict.fromkeys(key for environment in all_of_them for key in environment)
-    return [key for key in keys if len({canonical(e.get(key)) for e in all_of_them}) > 1]
+    differing = [key for key in keys if len({canonical(e.get(key)) for e in all_of_them}) > 1]
+    return [key for key in differing if key != "host"]
 
 
 def _table(environments: Mapping[str, tuple[Mapping[str, Json], int]]) -> Html:

@@ -10,10 +10,10 @@ from typing import cast
 import torch
 from torch import nn
 
+from disbud.batches import Loss
 from disbud.errors import DisbudError
 from disbud.graph import Chosen
 from disbud.isolation import Example
-from disbud.methods.evidence import Loss
 from disbud.origin import Json, Origin
 from disbud.pruning import prune
 from disbud.pruning.peeking import peeked

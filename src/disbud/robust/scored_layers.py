@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from disbud.batches import cross_entropy
 from disbud.errors import DisbudError, unknown_name
 from disbud.isolation import device_of
 from disbud.measures import Table
 from disbud.measures.pruned import Pruned, hold_batch_statistics, pruned
 from disbud.measures.table import Value
-from disbud.methods.evidence import cross_entropy
 from disbud.theory import activation as activation_named
 from disbud.theory import critical_sparsity, propagate
 from disbud.theory.reading import activation_of, chain_of

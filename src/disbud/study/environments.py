@@ -69,7 +69,7 @@ def environment(device: str = "cpu") -> dict[str, Json]:
 
 
 def mixed(records: Iterable[Record]) -> dict[str, tuple[Json, ...]]:
-    """What of the environment is not the same in all records, with the values it has: such numbers may differ in bits.
+    """What of the environment, but for the host, differs between records, with its values: numbers may too, in bits.
 
     >>> from disbud.study import Record, Trial, mixed
     >>> trial = Trial("lenet-300-100", "digits", "digits")
@@ -79,5 +79,6 @@ def mixed(records: Iterable[Record]) -> dict[str, tuple[Json, ...]]:
     found: dict[str, dict[Json, None]] = {}
     for record in records:
         for name, value in record.environment.items():
-            found.setdefault(name, {})[value] = None
+            if name != "host":
+                found.setdefault(name, {})[value] = None
     return {name: tuple(values) for name, values in found.items() if len(values) > 1}

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from disbud.errors import DisbudError
 from disbud.graph import LAYER_FUNCTIONS
-from disbud.isolation import Example, bare, device_of, forward, isolated, leaves, on_device
+from disbud.isolation import Example, bare, device_of, forward, isolated, leaves, on_device, to_write_on
 
 _ADDITIONS: frozenset[object] = frozenset(
     {
@@ -57,7 +57,7 @@ def branch_ends(model: nn.Module, example: Example) -> list[str]:
     watch = _Watch()
     model = bare(model)
     # A model may write to what it is given.
-    inputs = tree_map_only(Tensor, Tensor.clone, on_device(example, device_of(model)))
+    inputs = to_write_on(on_device(example, device_of(model)))
     calls: dict[str, int] = {}
     handles = []
     for name, module in model.named_modules():

@@ -8,11 +8,20 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 from disbud.errors import DisbudError
 from disbud.graph import LAYER_FUNCTIONS
-from disbud.isolation import Example, bare, device_of, forward, isolated, leaves, on_device, standing_in
+from disbud.isolation import (
+    Example,
+    bare,
+    device_of,
+    forward,
+    isolated,
+    leaves,
+    on_device,
+    standing_in,
+    to_write_on,
+)
 from disbud.parameters import parameters
 from disbud.ticket import Ticket
 
@@ -41,9 +50,7 @@ def matched_(model: nn.Module, ticket: Ticket, how: str, *, inputs: Example, see
             standing_in(model, weights),
             mode,
         ):
-            forward(
-                model, tree_map_only(Tensor, Tensor.clone, inputs)
-            )  # a model may write to what it is given
+            forward(model, to_write_on(inputs))  # a model may write to what it is given
     missing = [name for name in ticket.masks if name not in factors]
     if missing:
         raise DisbudError(
