@@ -78,10 +78,12 @@ class Judgement:
         shown = number(self.estimate, unit, digits)
         shown = f"+{shown}" if float(shown) > 0 else shown
         name = "repeated interval" if self.interval.method == "repeated t" else "interval"
+        between = f"{number(low, unit, digits)} to {number(high, unit, digits)}"
+        between = between if math.isfinite(high - low) else "unbounded"
         beside = "; ".join([f"{self.seeds} seeds", *self.remarks])
         return (
             f"{self.statement.said(unit)}: difference {shown}{' points' if unit == 'points' else ''}, "
-            f"{100 * self.interval.level:g} % {name} {number(low, unit, digits)} to {number(high, unit, digits)}, "
+            f"{100 * self.interval.level:g} % {name} {between}, "
             f"margin {number(self.margin.value, unit, max(digits, 1))}: {self.verdict} ({beside})"
         )
 

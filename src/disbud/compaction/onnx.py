@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from disbud.errors import DisbudError
 from disbud.files import write_atomically
-from disbud.isolation import bare
+from disbud.isolation import Example, bare
 
 
-def to_onnx(model: nn.Module, path: str | os.PathLike[str], *, example: Tensor) -> None:
+def to_onnx(model: nn.Module, path: str | os.PathLike[str], *, example: Example) -> None:
     """Write the model in evaluation mode as one ONNX file, for any number of rows; whole or not at all.
 
     It takes `input`, gives `output`. torch's exporter needs the packages onnx and onnxscript.
@@ -35,6 +35,11 @@ def to_onnx(model: nn.Module, path: str | os.PathLike[str], *, example: Tensor) 
     True
     """
     check_onnx()
+    if not isinstance(example, Tensor):
+        raise DisbudError(
+            f"to_onnx writes networks that read one tensor, such as torch.zeros(1, 3, 32, 32); the example is a "
+            f"{type(example).__name__}: give the network a forward of one tensor, or use torch.onnx.export itself"
+        )
     model = bare(model)
     training = {module: module.training for module in model.modules()}
     rows = torch.zeros(2, *example.shape[1:], dtype=example.dtype)  # one row would be taken for a constant

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
-from torch import Tensor, nn
+from torch import nn
 
 from disbud import compaction
-from disbud.errors import DisbudError
 from disbud.export.pruned import pruned
 from disbud.isolation import Example
 from disbud.ticket import Ticket
@@ -30,10 +29,5 @@ def to_onnx(model: nn.Module, ticket: Ticket, path: str | os.PathLike[str], *, e
     ...     path.exists() == there
     True
     """
-    if not isinstance(example, Tensor):
-        raise DisbudError(
-            f"to_onnx writes networks that read one tensor, such as torch.zeros(1, 3, 32, 32); the example is a "
-            f"{type(example).__name__}: give the network a forward of one tensor, or use torch.onnx.export itself"
-        )
     small, _ = pruned(model, ticket, example)
     compaction.to_onnx(small, path, example=example)
