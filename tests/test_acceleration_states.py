@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 import sys
 import threading
 from pathlib import Path
@@ -92,6 +93,16 @@ def test_a_copy_is_one_by_itself() -> None:
     assert apart(fast.eval()(x), wanted) == 0
     assert apart(other.eval()(x), wanted) > CLOSE
     assert all(a is not b for a, b in zip(fast.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("network", ["vgg", "residual", "depthwise", "joined"])
+def test_pickled_it_is_the_same_network_trained_as_far(network: str) -> None:
+    model, ticket, x = made(network)
+    fast = planned(model, ticket, x, "mixed")
+    trained(fast, x)
+    again = pickle.loads(pickle.dumps(fast))
+    assert torch.equal(again.eval()(x), fast.eval()(x))
+    assert apart(again.finish().eval()(x), fast(x)) < CLOSE
 
 
 def test_weights_of_another_ticket_are_not_taken_for_this_ones() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map
 
 from disbud.acceleration.rules import Rule
@@ -32,6 +33,15 @@ class RunTorch:
         """What the call returns."""
         given = tree_map(plain, (args, kwargs))
         return self.call(*given[0], **given[1])
+
+    # Some of torch's functions (max_pool2d) are made inside another and cannot be pickled but by the name they go by.
+    def __getstate__(self) -> tuple[str, Call | None]:
+        name = getattr(self.call, "__name__", "")
+        return (name, None) if getattr(functional, name, None) is self.call else ("", self.call)
+
+    def __setstate__(self, state: tuple[str, Call | None]) -> None:
+        name, call = state
+        self.call = getattr(functional, name) if call is None else call
 
 
 class RunMethod:

@@ -1,7 +1,7 @@
 """What torch's functions do to a signal without leaving the blocked layout, function by function.
 
 A rule takes the function's own arguments, some of them signals. It returns NotImplemented where it has no way of its
-own; the function then runs on ordinary tensors.
+own; the function then runs on ordinary tensors. None is a closure: an accelerated network can be pickled.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias, TypeGuard
 
 import torch
@@ -34,18 +35,21 @@ Pool: TypeAlias = Callable[..., Blocked]
 Number = int | float
 
 
-def _each(function: Callable[..., Tensor]) -> Rule:
+def _each(
+    function: Callable[..., Tensor],
+    wish: Wish,
+    input: object,
+    *args: object,
+    inplace: object = None,
+    **kwargs: object,
+) -> object:
     """A function of every number by itself."""
-
-    def rule(wish: Wish, input: object, *args: object, inplace: object = None, **kwargs: object) -> object:
-        # Of positions, only that of `inplace` takes a bool; here nothing is done in place.
-        args = tuple(value for value in args if not isinstance(value, bool))
-        given = [*args, *kwargs.values()]
-        if not isinstance(input, Signal) or any(isinstance(value, Signal | Tensor) for value in given):
-            return NotImplemented
-        return input.with_(elementwise(input.blocked, lambda data: function(data, *args, **kwargs)))
-
-    return rule
+    # Of positions, only that of `inplace` takes a bool; here nothing is done in place.
+    args = tuple(value for value in args if not isinstance(value, bool))
+    given = [*args, *kwargs.values()]
+    if not isinstance(input, Signal) or any(isinstance(value, Signal | Tensor) for value in given):
+        return NotImplemented
+    return input.with_(elementwise(input.blocked, lambda data: function(data, *args, **kwargs)))
 
 
 def _relu(wish: Wish, input: object, inplace: object = None) -> object:
@@ -76,17 +80,13 @@ def _add(wish: Wish, input: object, other: object, *, alpha: Number = 1) -> obje
     return pair[0].with_(add(pair[0].blocked, pair[1].blocked))
 
 
-def _scale(function: Callable[..., Tensor]) -> Rule:
+def _scale(function: Callable[..., Tensor], wish: Wish, input: object, other: object) -> object:
     """A product or quotient with a plain number."""
-
-    def rule(wish: Wish, input: object, other: object) -> object:
-        if isinstance(input, Number) and isinstance(other, Signal) and function is torch.mul:
-            input, other = other, input
-        if not isinstance(input, Signal) or not isinstance(other, Number):
-            return NotImplemented
-        return input.with_(elementwise(input.blocked, lambda data: function(data, other)))
-
-    return rule
+    if isinstance(input, Number) and isinstance(other, Signal) and function is torch.mul:
+        input, other = other, input
+    if not isinstance(input, Signal) or not isinstance(other, Number):
+        return NotImplemented
+    return input.with_(elementwise(input.blocked, lambda data: function(data, other)))
 
 
 def _concatenate(wish: Wish, tensors: Sequence[object], dim: int = 0) -> object:
@@ -132,6 +132,14 @@ def _view(wish: Wish, input: object, *sizes: object) -> object:
     return NotImplemented
 
 
+def _size(wish: Wish, input: Signal, dim: int | None = None) -> object:
+    return input.size if dim is None else input.size[dim]
+
+
+def _dim(wish: Wish, input: Signal) -> object:
+    return len(input.size)
+
+
 def _mean(wish: Wish, input: object, dim: object = None, keepdim: object = False) -> object:
     axes = set(range(2, len(input.size))) if isinstance(input, Signal) else set()
     if not isinstance(input, Signal) or not axes or dim is None:
@@ -143,45 +151,38 @@ def _mean(wish: Wish, input: object, dim: object = None, keepdim: object = False
     return Signal(pooled, (input.shape[0], *[1] * len(axes)) if keepdim else input.shape[:1])
 
 
-def _max_pool(axes: int) -> Rule:
-    def rule(
-        wish: Wish, input: object, kernel_size: object, stride: object = None, padding: object = 0,
-        dilation: object = 1, ceil_mode: bool = False, return_indices: object = False,  # noqa: FBT001
-    ) -> object:  # fmt: skip
-        if not _poolable(input, axes) or return_indices:
-            return NotImplemented
-        windows = _sliding(
-            input.pixels, axes, kernel_size, stride, padding, dilation=dilation, overhang=ceil_mode
-        )
-        return _pooled(wish, max_pool, input, windows)
-
-    return rule
+def _max_pool(
+    axes: int, wish: Wish, input: object, kernel_size: object, stride: object = None, padding: object = 0,
+    dilation: object = 1, ceil_mode: bool = False, return_indices: object = False,  # noqa: FBT001
+) -> object:  # fmt: skip
+    if not _poolable(input, axes) or return_indices:
+        return NotImplemented
+    windows = _sliding(
+        input.pixels, axes, kernel_size, stride, padding, dilation=dilation, overhang=ceil_mode
+    )
+    return _pooled(wish, max_pool, input, windows)
 
 
-def _average_pool(axes: int) -> Rule:
-    def rule(
-        wish: Wish, input: object, kernel_size: object, stride: object = None, padding: object = 0,
-        ceil_mode: bool = False, count_include_pad: object = True, divisor_override: object = None,  # noqa: FBT001
-    ) -> object:  # fmt: skip
-        if not _poolable(input, axes) or divisor_override is not None:
-            return NotImplemented
-        by = "window" if count_include_pad else "pixels"
-        windows = _sliding(
-            input.pixels, axes, kernel_size, stride, padding, dilation=1, overhang=ceil_mode, divide_by=by
-        )
-        return _pooled(wish, average_pool, input, windows)
-
-    return rule
+def _average_pool(
+    axes: int, wish: Wish, input: object, kernel_size: object, stride: object = None, padding: object = 0,
+    ceil_mode: bool = False, count_include_pad: object = True, divisor_override: object = None,  # noqa: FBT001
+) -> object:  # fmt: skip
+    if not _poolable(input, axes) or divisor_override is not None:
+        return NotImplemented
+    by = "window" if count_include_pad else "pixels"
+    windows = _sliding(
+        input.pixels, axes, kernel_size, stride, padding, dilation=1, overhang=ceil_mode, divide_by=by
+    )
+    return _pooled(wish, average_pool, input, windows)
 
 
-def _adaptive_pool(pool: Pool, axes: int) -> Rule:
-    def rule(wish: Wish, input: object, output_size: object, return_indices: object = False) -> object:
-        if not _poolable(input, axes) or return_indices:
-            return NotImplemented
-        asked = _pair(output_size, axes, none=input.pixels)
-        return _pooled(wish, pool, input, _adaptive(input.pixels, asked))
-
-    return rule
+def _adaptive_pool(
+    pool: Pool, axes: int, wish: Wish, input: object, output_size: object, return_indices: object = False
+) -> object:
+    if not _poolable(input, axes) or return_indices:
+        return NotImplemented
+    asked = _pair(output_size, axes, none=input.pixels)
+    return _pooled(wish, pool, input, _adaptive(input.pixels, asked))
 
 
 def _poolable(input: object, axes: int) -> TypeGuard[Signal]:
@@ -231,7 +232,7 @@ def _pair(
 # Rules that pass a signal's rows on as they are, so that the next layer's wish is theirs too.
 EACH: dict[Callable[..., object], Rule] = {
     **{
-        function: _each(function)
+        function: partial(_each, function)
         for function in (
             torch.sigmoid, torch.tanh, torch.abs, torch.neg, torch.square, torch.clamp, F.relu6,
             F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.hardtanh, F.hardswish, F.hardsigmoid,
@@ -239,26 +240,26 @@ EACH: dict[Callable[..., object], Rule] = {
         )
     },
     **{function: _relu for function in (F.relu, F.relu_, torch.relu, torch.relu_)},
-    **{function: _each(torch.sigmoid) for function in (F.sigmoid,)},
-    **{function: _each(torch.tanh) for function in (F.tanh,)},
-    operator.neg: _each(torch.neg),
+    **{function: partial(_each, torch.sigmoid) for function in (F.sigmoid,)},
+    **{function: partial(_each, torch.tanh) for function in (F.tanh,)},
+    operator.neg: partial(_each, torch.neg),
     **{function: _add for function in (torch.add, operator.add, operator.iadd)},
-    **{function: _scale(torch.mul) for function in (torch.mul, operator.mul, operator.imul)},
-    **{function: _scale(torch.div) for function in (torch.div, operator.truediv, operator.itruediv)},
+    **{function: partial(_scale, torch.mul) for function in (torch.mul, operator.mul, operator.imul)},
+    **{function: partial(_scale, torch.div) for function in (torch.div, operator.truediv, operator.itruediv)},
     **{function: _concatenate for function in (torch.cat, torch.concat)},
     **{function: _dropout for function in (F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout)},
     torch.flatten: _flatten,
 }  # fmt: skip
 FUNCTIONS: dict[Callable[..., object], Rule] = {
     **EACH,
-    **{f: _max_pool(2) for f in (F.max_pool2d, torch.max_pool2d)},
-    **{f: _max_pool(1) for f in (F.max_pool1d, torch.max_pool1d)},
-    F.avg_pool2d: _average_pool(2),
-    F.avg_pool1d: _average_pool(1),
-    F.adaptive_avg_pool2d: _adaptive_pool(average_pool, 2),
-    F.adaptive_avg_pool1d: _adaptive_pool(average_pool, 1),
-    F.adaptive_max_pool2d: _adaptive_pool(max_pool, 2),
-    F.adaptive_max_pool1d: _adaptive_pool(max_pool, 1),
+    **{f: partial(_max_pool, 2) for f in (F.max_pool2d, torch.max_pool2d)},
+    **{f: partial(_max_pool, 1) for f in (F.max_pool1d, torch.max_pool1d)},
+    F.avg_pool2d: partial(_average_pool, 2),
+    F.avg_pool1d: partial(_average_pool, 1),
+    F.adaptive_avg_pool2d: partial(_adaptive_pool, average_pool, 2),
+    F.adaptive_avg_pool1d: partial(_adaptive_pool, average_pool, 1),
+    F.adaptive_max_pool2d: partial(_adaptive_pool, max_pool, 2),
+    F.adaptive_max_pool1d: partial(_adaptive_pool, max_pool, 1),
     torch.mean: _mean,
 }
 METHODS: dict[str, Rule] = {
@@ -272,8 +273,8 @@ METHODS: dict[str, Rule] = {
     "view": _view,
     "reshape": _view,
     "mean": _mean,
-    "size": lambda wish, input, dim=None: input.size if dim is None else input.size[dim],
-    "dim": lambda wish, input: len(input.size),
+    "size": _size,
+    "dim": _dim,
 }
 _POOL = ("kernel_size", "stride", "padding")
 # Modules that are a function with settings: the function, and the attributes that are its arguments.
