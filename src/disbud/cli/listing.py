@@ -140,7 +140,7 @@ def _show_method(method: Method) -> None:
             "those of a ticket" if method.densities == "like" else f"{method.densities}, each layer by itself"
         )
     looks = {
-        "batches": "labelled examples",
+        "batches": "batches of data",
         "example": "one input, of zeros; at no data",
         "training": "training, by a recipe or a function of your own",
         "": "weights alone",

@@ -176,6 +176,7 @@ _METHODS = [
         "poise",
         "width where signals are normalised, strong paths where not; starts in balance",
         "disbud.methods.poise:poise",
+        source="disbud's own",
         settings={"concentration": 0.75, "normalised": 0.5, "signal": 0.3},
         needs="batches",
         densities="erk",
