@@ -19,8 +19,8 @@ from disbud.compaction.coupling import Flags, Numbers
 from disbud.compaction.following import Followed, run
 from disbud.compaction.watching import Layer
 from disbud.compaction.widening import real
+from disbud.graph import LAYER_FUNCTIONS
 from disbud.graph.flow.arithmetic import homes
-from disbud.graph.tracing import LAYER_FUNCTIONS
 from disbud.isolation import Example, isolated
 from disbud.seeds import generator
 from disbud.ticket import Ticket

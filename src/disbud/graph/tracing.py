@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
@@ -25,18 +24,6 @@ from disbud.parameters import canonical, parameters
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Through which of torch's functions a layer's weight acts; attention's projections apart.
-LAYER_FUNCTIONS: frozenset[object] = frozenset(
-    {
-        functional.linear,
-        functional.conv1d,
-        functional.conv2d,
-        functional.conv3d,
-        functional.conv_transpose1d,
-        functional.conv_transpose2d,
-        functional.conv_transpose3d,
-    }
-)
 Chosen = str | Iterable[str] | Callable[[Layer], bool]
 
 

@@ -7,16 +7,15 @@ initialization"): q_l = E[y_l^2], the correlation c_l of two inputs, E[(dL/dy_l)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from disbud.batches import Loss, mean_loss
 from disbud.errors import DisbudError
-from disbud.graph import LAYER_FUNCTIONS
+from disbud.graph import LayerUse, LayerUses
 from disbud.isolation import device_of, forward, leaves, on_device, to_write_on
 from disbud.measures.pruned import Pruned, pruned
 from disbud.measures.table import Table, Value
@@ -58,7 +57,7 @@ def signal(
         batch = to_write_on(on_device(batch, device_of(run.model)))
         examples = _examples(batch)
         layers = {name: _Layer(examples) for name in run.weights}
-        with _Watch(layers, run.weights):
+        with LayerUses(run.weights, lambda use: layers[use.layer].note(use)):
             value = _loss(run, batch, loss)
         gradients = None if value is None else run.gradients(value)
         rows = [{**_row(run, name, gradients), **layer.row()} for name, layer in layers.items()]
@@ -76,8 +75,9 @@ class _Layer:
         self.products: Tensor | None = None
         self.alike = True
 
-    def note(self, read: Tensor, output: Tensor) -> None:
-        self.input.add(read)
+    def note(self, use: LayerUse) -> Tensor:
+        output = use.output
+        self.input.add(use.input)
         self.output.add(output)
         if output.dim() > 1 and len(output) == self.examples:
             flat = output.detach().flatten(1).double()
@@ -90,6 +90,7 @@ class _Layer:
             # A hook on the tensor sees the gradient of this very output, also where an in-place ReLU overwrites it.
             # Where none arrives the gradient is zero.
             output.register_hook(self._note_gradient)
+        return output
 
     def _note_gradient(self, gradient: Tensor) -> None:
         self.gradient.total += _square_sum(gradient) * self.examples**2
@@ -130,27 +131,6 @@ class _Mean:
 
 def _square_sum(values: Tensor) -> float:
     return float(torch.linalg.vector_norm(values.detach(), dtype=torch.float64)) ** 2
-
-
-class _Watch(TorchFunctionMode):
-    """Shows each layer what it reads and gives, wherever the model uses its weight, in a module of its own or not."""
-
-    def __init__(self, layers: Mapping[str, _Layer], weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.layer_of = {id(weights[name]): layer for name, layer in layers.items()}
-
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: Iterable[type],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        given = {**dict(zip(("input", "weight"), args, strict=False)), **(kwargs or {})}
-        output = func(*args, **(kwargs or {}))
-        if func in LAYER_FUNCTIONS and id(given["weight"]) in self.layer_of:
-            self.layer_of[id(given["weight"])].note(given["input"], output)  # type: ignore[arg-type]
-        return output
 
 
 def _loss(run: Pruned, batch: object, loss: Loss | None) -> Tensor | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from disbud.errors import DisbudError
-from disbud.graph import LAYER_FUNCTIONS
+from disbud.graph import LayerUse, LayerUses
 from disbud.isolation import (
     Example,
     bare,
@@ -40,15 +39,15 @@ def matched_(model: nn.Module, ticket: Ticket, how: str, *, inputs: Example, see
     pruned = {
         name: weight.masked_fill(~ticket.masks[name].to(weight.device), 0) for name, weight in dense.items()
     }
-    for weights, mode in (
-        (dense, _Watch(dense, how, wanted)),
-        (pruned, _Match(pruned, how, wanted, factors)),
+    for weights, met in (
+        (dense, lambda use: _noted(use, how, wanted)),
+        (pruned, lambda use: _matched(use, how, wanted, factors)),
     ):
         with (
             isolated(model, seed=seed, batch_norm="train"),
             torch.no_grad(),
             standing_in(model, weights),
-            mode,
+            LayerUses(weights, met),
         ):
             forward(model, to_write_on(inputs))  # a model may write to what it is given
     missing = [name for name in ticket.masks if name not in factors]
@@ -63,53 +62,20 @@ def matched_(model: nn.Module, ticket: Ticket, how: str, *, inputs: Example, see
     return {name: factors[name] for name in ticket.masks}
 
 
-class _Watch(TorchFunctionMode):
-    """Notes, for each layer, the moment of what it gives when it is first used."""
-
-    def __init__(self, weights: Mapping[str, Tensor], how: str, moments: dict[str, float]) -> None:
-        super().__init__()
-        self.name_of = {id(weight): name for name, weight in weights.items()}
-        self.how, self.moments = how, moments
-
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: Iterable[type],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **(kwargs or {})}
-        output = func(*args, **(kwargs or {}))
-        weight, bias = given.get("weight"), given.get("bias")
-        if func not in LAYER_FUNCTIONS or id(weight) not in self.name_of:
-            return output
-        assert isinstance(output, Tensor)
-        assert isinstance(weight, Tensor)
-        shift = bias.reshape(-1, *[1] * (weight.dim() - 2)) if isinstance(bias, Tensor) else None
-        return self.met(self.name_of[id(weight)], output, shift)
-
-    def met(self, name: str, output: Tensor, shift: Tensor | None) -> Tensor:
-        """What the layer gives, as the network goes on with it; its biases are the `shift`."""
-        self.moments.setdefault(name, _moment(output, self.how))
-        return output
+def _noted(use: LayerUse, how: str, moments: dict[str, float]) -> Tensor:
+    """What the layer gives; its moment is noted when it is first used."""
+    moments.setdefault(use.layer, _moment(use.output, how))
+    return use.output
 
 
-class _Match(_Watch):
-    """Multiplies what each layer gives by the factor that brings its moment back, and notes the factor."""
-
-    def __init__(
-        self, weights: Mapping[str, Tensor], how: str, wanted: Mapping[str, float], factors: dict[str, float]
-    ) -> None:
-        super().__init__(weights, how, {})
-        self.wanted, self.factors = wanted, factors
-
-    def met(self, name: str, output: Tensor, shift: Tensor | None) -> Tensor:
-        """What the layer gives once its weights are rescaled; its biases stay as they are."""
-        signal = output if shift is None else output - shift
-        if name not in self.factors:
-            self.factors[name] = _solve(name, signal, shift, self.how, self.wanted[name])
-        signal = signal * self.factors[name]
-        return signal if shift is None else signal + shift
+def _matched(use: LayerUse, how: str, wanted: Mapping[str, float], factors: dict[str, float]) -> Tensor:
+    """What the layer gives once its weights are multiplied by the factor that brings its moment back; biases stay."""
+    shift = None if use.bias is None else use.bias.reshape(-1, *[1] * (use.weight.dim() - 2))
+    signal = use.output if shift is None else use.output - shift
+    if use.layer not in factors:
+        factors[use.layer] = _solve(use.layer, signal, shift, how, wanted[use.layer])
+    signal = signal * factors[use.layer]
+    return signal if shift is None else signal + shift
 
 
 def _solve(name: str, signal: Tensor, shift: Tensor | None, how: str, wanted: float) -> float:
