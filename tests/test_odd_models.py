@@ -253,3 +253,17 @@ def test_buffers_made_for_inference_only() -> None:
         setattr(model.get_submodule(owner), key, buffer)
     assert prune(model, "snip", sparsity=0.5, **more) == plain
     assert all(buffer is made[name] for name, buffer in model.named_buffers())
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp", "poise", "prospr", "px", "ntk-sap", "synflow", "npb"])
+def test_a_model_built_in_inference_mode_gets_the_ticket_of_one_that_was_not(method: str) -> None:
+    def built() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+    with torch.inference_mode():
+        frozen = built()
+    batches = [(torch.randn(12, 6), torch.arange(12) % 3)]
+    asked = {"sparsity": 0.5, "batches": batches, "examples_per_class": None, "example": torch.zeros(1, 6)}
+    assert prune(frozen, method, **asked) == prune(built(), method, **asked)
+    assert frozen[0].weight.is_inference()

@@ -230,6 +230,12 @@ def the_device(model: nn.Module) -> torch.device:
     return device
 
 
+def usable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of one that was made in inference mode, which derivatives cannot use."""
+    with torch.inference_mode(mode=False):
+        return tensor.clone() if tensor.is_inference() else tensor
+
+
 def on_device(values: Nested, device: torch.device | None) -> Nested:
     """Nested containers of tensors, moved to the device where one is given, with none that derivatives cannot use."""
 
@@ -241,8 +247,7 @@ def on_device(values: Nested, device: torch.device | None) -> Nested:
         if device is not None and leaf.is_meta and device.type != "meta":
             raise DisbudError(f"a tensor on the meta device holds no values; the model is on {device}")
         with torch.inference_mode(mode=False):
-            moved = leaf if device is None else leaf.to(device)
-            return moved.clone() if moved.is_inference() else moved
+            return usable(leaf if device is None else leaf.to(device))
 
     moved: Nested = tree_map(move, values)
     return moved

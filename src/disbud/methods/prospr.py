@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from disbud.errors import DisbudError, unknown_name
+from disbud.isolation import usable
 from disbud.methods.curvature import TwiceDifferentiable
 from disbud.methods.scoring import Scoring, Tensors, at_least_single, gradient, unsigned
 from disbud.parameters import parameters
@@ -50,7 +51,7 @@ def _trained(
     s: Scoring, theta: Tensors, batches: list[object], *, lr: float, momentum: float, through: bool
 ) -> Tensors:
     """All parameters after a step of SGD with momentum on each batch; what is pruned stays at zero meanwhile."""
-    every = {name: p.detach() for name, p in parameters(s.model).items() if p.is_floating_point()}
+    every = {name: usable(p).detach() for name, p in parameters(s.model).items() if p.is_floating_point()}
     now = {name: w if w.requires_grad else w.detach().requires_grad_() for name, w in (every | theta).items()}
     velocity: Tensors = {}
     for batch in batches:

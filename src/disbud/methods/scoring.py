@@ -13,7 +13,7 @@ from disbud.batches import Loss, mean_loss, size_of
 from disbud.errors import DisbudError
 from disbud.graph.flow import Inputs
 from disbud.graph.layers import Layer
-from disbud.isolation import Example, device_of, on_device, standing_in, to_write_on
+from disbud.isolation import Example, device_of, on_device, standing_in, to_write_on, usable
 from disbud.methods.evidence import Evidence
 from disbud.selection.flags import pick, places
 
@@ -40,16 +40,16 @@ class Scoring:
         example: Example | None,
         streams: Callable[..., torch.Generator],
     ) -> None:
-        owned = dict(model.named_parameters())
+        owned = {name: usable(parameter).detach() for name, parameter in model.named_parameters()}
         self.model = model
         self.layers = list(layers)
-        self.weights: Tensors = {layer.name: owned[names[layer.name]].detach() for layer in layers}
+        self.weights: Tensors = {layer.name: owned[names[layer.name]] for layer in layers}
         self.dropped: Tensors | None = None
         self.example = example
         self.round = 0
         self.signed = False  # whether a score that is an absolute value is to be given with its sign
         self.memo: dict[str, object] = {}  # what a score carries from one round to the next
-        self._constants = {name: owned[full].detach() for name, full in names.items()}
+        self._constants = {name: owned[full] for name, full in names.items()}
         self._evidence = evidence
         self._loss = loss
         self._streams = streams
