@@ -52,9 +52,26 @@ def test_without_a_control_that_shows_a_difference_nothing_is_decided() -> None:
         assert found.verdict is Verdict.UNINFORMATIVE
         assert (found.p_supported, found.p_contradicted) == (1.0, 1.0)
         assert "uninformative (5 seeds; no control is worse by more than the margin)" in str(found)
-        unknown = judged(pairs, random=hides, shuffled=unsure)
-        assert unknown.verdict is UNDECIDED
-        assert unknown.further is not None
+    unknown = judged(same, random=hides, shuffled=unsure)
+    assert unknown.verdict is UNDECIDED
+    assert unknown.further is not None
+
+
+def test_while_controls_are_open_a_difference_beyond_the_margin_shows_that_the_setting_tells() -> None:
+    unsure = claims.positive_controls({"random": around(0.01, 0.02, 5, 0.95)}, margin=D)
+    assert unsure.verdict is UNDECIDED
+
+    def judged(statement: claims.Statement, mean: float, deviation: float) -> Verdict:
+        pairs = around(mean, deviation, 5, 0.9)
+        return claims.judge(statement, pairs, margin=D, controls=unsure).verdict
+
+    assert judged(claims.AtLeast("a", "b"), 0.05, 0.01) is SUPPORTED
+    assert judged(claims.AtLeast("a", "b"), -0.05, 0.01) is CONTRADICTED
+    assert judged(claims.Same("a", "b"), 0.05, 0.01) is CONTRADICTED
+    assert judged(claims.Beats("a", "b"), 0.05, 0.01) is SUPPORTED
+    assert judged(claims.Beats("a", "b"), D.value / 2, 0.0005) is UNDECIDED  # above zero, within the margin
+    assert judged(claims.Same("a", "b"), 0.0, 0.0005) is UNDECIDED
+    assert judged(claims.AtLeast("a", "b"), 0.02, 0.02) is UNDECIDED
 
 
 # Cells and many claims

@@ -19,7 +19,8 @@ def positive_controls(
 
     Each control is what should win minus what should lose, as dense minus random-uniform, or magnitude after training
     minus its shuffle. Supported: at least one is worse by more than d (Holm over the controls). Contradicted: all are
-    within d, and claims judged with these controls are uninformative. Undecided: not known yet, so no claim is decided.
+    within d, and claims judged with these controls are uninformative. Undecided: not known yet, so no claim is decided
+    but by a difference that is itself beyond d.
 
     >>> from disbud import claims
     >>> dense_minus_random = claims.Pairs((0, 1, 2, 3), (0.003, 0.002, 0.003, 0.004))

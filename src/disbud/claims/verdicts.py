@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from disbud.claims.holm import ALPHA
 from disbud.claims.intervals import (
     LEAST_FOR_BOOTSTRAP,
     Interval,
@@ -102,8 +103,9 @@ def judge(
     Without `looks`, the number of seeds counts as fixed beforehand. With them the seeds were added until decided: there
     is one repeated interval a look (Jennison and Turnbull 1989), the first that decides is the verdict, seeds beyond
     the last look wait for the next, and p-values are valid at any stop. `controls` (see `positive_controls`) say
-    whether the setting can show anything at all: until they do, nothing is supported or contradicted. From 10 pairs on
-    a studentised bootstrap (drawn from `seed`) is held beside, and said where it reads otherwise.
+    whether the setting can show anything at all: until they do, nothing is supported or contradicted, and while they
+    are undecided only by a difference beyond the margin, which shows it by itself. From 10 pairs on a studentised
+    bootstrap (drawn from `seed`) is held beside, and said where it reads otherwise.
 
     >>> from disbud import claims
     >>> pairs = claims.Pairs((0, 1, 2, 3, 4), (0.02, 0.03, 0.01, 0.03, 0.02))
@@ -123,7 +125,7 @@ def judge(
         remarks.insert(0, "by less than the margin")
     verdict, p = found.verdict, (found.p_supported, found.p_contradicted)
     further: int | None = None
-    if controls is not None and controls.verdict is not Verdict.SUPPORTED:
+    if controls is not None and not _shown(controls, used, margin, looks):
         verdict, remark = _without_control(controls)
         p, further = (1.0, 1.0), controls.further
         remarks.insert(0, remark)
@@ -147,6 +149,14 @@ def _check(pairs: Pairs, margin: Margin) -> None:
         raise DisbudError(
             f"seeds {listed([str(seed) for seed in shared])} were used to find the margin; a claim is tested on others"
         )
+
+
+def _shown(controls: Decided, used: Array, margin: Margin, looks: Looks | None) -> bool:
+    """Whether the setting can show a difference: by its controls, or while these are open by this one."""
+    if controls.verdict is not Verdict.UNDECIDED:
+        return controls.verdict is Verdict.SUPPORTED
+    low, high = bounds(used, 1 - ALPHA, looks)
+    return bool(low > margin.value or high < -margin.value)
 
 
 def _without_control(controls: Decided) -> tuple[Verdict, str]:
