@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import time
@@ -113,19 +114,23 @@ def verdicts(document: dict[str, object]) -> str:
 
 
 def _evidence(claim: dict[str, object]) -> str:
-    """The cells' tally and the strongest of them, or the one interval."""
+    """The cells' tally, with the strongest that support and that contradict; or the one interval."""
     cells = claim["cells"]
     assert isinstance(cells, list)
-    known = [cell for cell in cells if cell["low"] is not None]
+    known = [cell for cell in cells if cell["low"] is not None and abs(float(cell["low"])) < math.inf]
     if not known:
         return str(claim["words"]).split("\n")[0]
-    own = [cell for cell in known if cell["verdict"] == claim["verdict"]] or known
-    shown = max(own, key=lambda cell: abs(cell["estimate"] or 0.0))
-    tally: dict[str, int] = {}
-    for cell in cells:
-        tally[cell["verdict"]] = tally.get(cell["verdict"], 0) + 1
-    counted = ", ".join(f"{count} {verdict}" for verdict, count in tally.items())
-    return f"{counted}; {_one(shown)}" if len(cells) > 1 else _one(shown)
+    if len(cells) == 1:
+        return _one(known[0])
+    parts = []
+    for verdict in ("supported", "contradicted", "undecided", "uninformative"):
+        alike = [cell for cell in cells if cell["verdict"] == verdict]
+        shown = [cell for cell in known if cell["verdict"] == verdict]
+        if alike:
+            decided = verdict in ("supported", "contradicted") and shown
+            strongest = _one(max(shown, key=lambda cell: abs(cell["estimate"]))) if decided else ""
+            parts.append(f"{len(alike)} {verdict}" + (f" ({strongest})" if strongest else ""))
+    return "; ".join(parts)
 
 
 def _one(cell: dict[str, object]) -> str:
@@ -134,7 +139,7 @@ def _one(cell: dict[str, object]) -> str:
     margin = "" if not cell["margin"] else f", margin {scale * float(str(cell['margin'])):.{digits}f}"
     name = f"{cell['name']}: " if cell["name"] else ""
     return (
-        f"{name}{middle:+.{digits}f} ({low:.{digits}f} to {high:.{digits}f}){margin}, {cell['seeds']} seeds"
+        f"{name}{middle:+.{digits}f} [{low:.{digits}f} to {high:.{digits}f}]{margin}, {cell['seeds']} seeds"
     )
 
 
