@@ -10,7 +10,7 @@ from cyclopts import Group, Parameter
 
 from disbud.cli import show
 from disbud.cli.options import check_writable
-from disbud.cli.verdicts import failures, findings_json, show_findings
+from disbud.cli.verdicts import counted, failures, findings_json, show_findings
 from disbud.errors import DisbudError
 
 if TYPE_CHECKING:
@@ -71,6 +71,11 @@ def hand_over(findings: Findings, name: str, files: Files, *, store: Path | None
         show.write_json(findings_json(findings))
     else:
         show_findings(findings, details=files.details)
+    open_ = sum(str(decision.verdict) == "undecided" for decision in findings.decisions)
+    if open_ and "--until-decided" not in findings.command:
+        show.say(
+            f"{counted(open_, 'claim')} undecided: `{findings.command} --until-decided` adds seeds to what they need"
+        )
     show.say(f"report: {path.absolute()}" + (f", figures: {files.pdf.absolute()}" if files.pdf else ""))
     return 1 if failures(findings) else 0
 
