@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from disbud.errors import DisbudError
 from disbud.graph.flow.counts import Counts, Rooted
-from disbud.graph.flow.passing import counted, ones
+from disbud.graph.flow.passing import all_open, counted
 from disbud.isolation import Example
 
 Units = NDArray[np.int64]
@@ -103,7 +103,7 @@ def _first_row(name: str, weight: Tensor, base: Tensor) -> int:
 def links(model: nn.Module, names: Iterable[str], *, example: Example) -> Links:
     """The links between the layers of these names, at the size of the example."""
     names = list(names)
-    state = ones(model, torch.float64)
+    state = all_open(model, torch.float64)
     signals = _Cuts(state, names)
     with counted(model, state, signals, example) as outputs, torch._C.DisableTorchFunction():
         return _read_off(signals.cuts, signals.roots, outputs)

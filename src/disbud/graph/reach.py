@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from disbud.errors import DisbudError
 from disbud.graph.flow.counts import Counts, Reach, Use
-from disbud.graph.flow.passing import counted, ones
+from disbud.graph.flow.passing import all_open, counted
 from disbud.graph.tracing import prunable
 from disbud.isolation import Example, bare, device_of
 from disbud.origin import Origin
@@ -80,7 +80,7 @@ def reach(model: nn.Module, ticket: Ticket | None, *, example: Example) -> Reach
     model, masks, kinds = _layers(model, ticket, example)
     device = device_of(model)
     theta = {name: mask.to(device, torch.float32).requires_grad_() for name, mask in masks.items()}
-    state = ones(model, torch.float32) | theta
+    state = all_open(model, torch.float32, but=theta)
     signals = Reach(state, theta)
     with counted(model, state, signals, example) as outputs:
         met = [tensor for use in signals.uses for tensor in (use.inputs, use.output, use.source)]
@@ -117,7 +117,7 @@ def log10_paths(model: nn.Module, ticket: Ticket | None, *, example: Example) ->
     """
     model, masks, _ = _layers(model, ticket, example)
     theta = {name: mask.to(device_of(model), torch.float64) for name, mask in masks.items()}
-    state = ones(model, torch.float64) | theta
+    state = all_open(model, torch.float64, but=theta)
     signals = Counts(state)
     with counted(model, state, signals, example) as outputs:
         aligned, exponent = signals.align(outputs)

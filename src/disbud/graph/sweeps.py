@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from disbud.errors import DisbudError
-from disbud.graph.flow.passing import counted, ones
+from disbud.graph.flow.passing import all_open, counted
 from disbud.graph.flow.sweeping import Decide, Sweep, Visit, sweeping_rule
 from disbud.isolation import Example
 
@@ -26,7 +26,7 @@ class Sweeps:
         self._model = model
         self._example = example
         self._names = list(names)
-        self._state = ones(model, torch.float64)
+        self._state = all_open(model, torch.float64)
         self._leading: dict[int, Tensor] = {}
         self._shared: frozenset[str] = frozenset()
         self.log10_paths = -math.inf

@@ -13,11 +13,11 @@ from disbud.graph import Layer
 from disbud.graph.flow import ones_like_example
 from disbud.graph.flow.counting import counting_rule
 from disbud.graph.flow.counts import Counts
+from disbud.graph.flow.passing import all_open
 from disbud.graph.flow.running import buffers_in, linearised
 from disbud.graph.kernels import Kernels
 from disbud.isolation import device_of, leaves
 from disbud.methods.scoring import Scoring, Tensors
-from disbud.parameters import parameters
 from disbud.selection import keep_highest
 
 _CUT = 1e-3  # what stands for a pruned weight where no path is left, so that there is a way out
@@ -76,17 +76,14 @@ def _derivatives(s: Scoring, m: Tensors) -> Tensors:
     """The same of soft masks; nothing where there is no path."""
     assert s.example is not None
     m = {name: mask.requires_grad_() for name, mask in m.items()}
-    state = {
-        name: torch.ones_like(parameter, dtype=torch.float64) if parameter.is_floating_point() else parameter
-        for name, parameter in parameters(s.model).items()
-    }
-    signals = Counts(state | m)
+    state = all_open(s.model, torch.float64, but=m)
+    signals = Counts(state)
     args, kwargs = ones_like_example(s.example, torch.float64, device_of(s.model))
     for leaf in leaves((args, kwargs)):
         if isinstance(leaf, Tensor):
             signals.put(leaf)
     buffers = list(buffers_in(s.model, torch.float64, positive=False))
-    with linearised(s.model, state | m, buffers, signals, rule_of=counting_rule):
+    with linearised(s.model, state, buffers, signals, rule_of=counting_rule):
         output = s.model(*args, **kwargs)
         found = signals.outputs([leaf for leaf in leaves(output) if isinstance(leaf, Tensor)])
         aligned, _ = signals.align(found)

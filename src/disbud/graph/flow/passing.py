@@ -18,12 +18,17 @@ from disbud.isolation import Example, device_of, isolated, leaves
 from disbud.parameters import parameters
 
 
-def ones(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """What stands for the parameters of a model: links that all lead on."""
-    return {
+def all_open(
+    model: nn.Module, dtype: torch.dtype, *, but: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """What stands for the parameters of a model: these tensors for some, and for the others links that all lead on."""
+    given = but or {}
+    state = {
         name: torch.ones_like(parameter, dtype=dtype) if parameter.is_floating_point() else parameter
         for name, parameter in parameters(model).items()
+        if name not in given
     }
+    return {**state, **given}
 
 
 @contextlib.contextmanager
