@@ -21,6 +21,7 @@ Counts = NDArray[np.int64]
 Gains = NDArray[np.float64]
 
 _CLOSE = 1e-10  # prices this close, relative to their size, are one
+_BESIDE = 2e-14  # so close beside a price that nothing else is bought there
 
 
 def spread(
@@ -159,7 +160,7 @@ class _Market:
         low, high = 0.0, 2 * self.node + 2.0
         spent_on_cover = min(self.budget, max(self.caps.shape))
         for step in range(200):
-            price = self._guess(low, high, spent_on_cover) if step < 8 else _between(low, high)
+            price = self._guess(low, high, spent_on_cover) if step < 8 else self._split(low, high)
             units, pairs, singles = self.at(price)
             spent_on_cover = len(pairs[0]) + len(singles[0])
             count = units + spent_on_cover
@@ -199,7 +200,18 @@ class _Market:
         here = self.gains[min(rank, len(self.gains) - 1)]
         after = self.gains[min(rank + 1, len(self.gains) - 1)]
         price = float(here + after) / 2
-        return price if low < price < high else _between(low, high)
+        return price if low < price < high else self._split(low, high)
+
+    def _split(self, low: float, high: float) -> float:
+        """Just beside what the middle one of the units in between is worth; half-way where there is none."""
+        # At a price what is worth more is bought, so what is worth just the higher price is in between.
+        first, last = np.searchsorted(-self.gains, [-high, -low], "left")
+        if first < last:
+            middle = float(self.gains[(first + last) // 2])
+            for price in (middle * (1 + _BESIDE), middle * (1 - _BESIDE)):
+                if low < price < high:
+                    return price
+        return _between(low, high)
 
     def _filled(self, price: float, pairs: tuple[Counts, Counts], singles: tuple[Counts, Counts]) -> Counts:
         found = (self.first > price) + np.where(self.values > price, np.maximum(self.caps - 1, 0), 0)
