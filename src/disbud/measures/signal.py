@@ -54,7 +54,7 @@ def signal(
     ((6.75,), 0.7071)
     """
     with pruned(model, ticket, seed=seed, batch_norm=batch_norm) as run:
-        batch = to_write_on(on_device(batch, device_of(run.model)))
+        batch = on_device(batch, device_of(run.model))
         examples = _examples(batch)
         layers = {name: _Layer(examples) for name in run.weights}
         with LayerUses(run.weights, lambda use: layers[use.layer].note(use)):
@@ -137,7 +137,7 @@ def _loss(run: Pruned, batch: object, loss: Loss | None) -> Tensor | None:
     """The loss of the batch; None for inputs alone, which are only sent forward."""
     if loss is None and isinstance(batch, Tensor | Mapping):
         with torch.no_grad():
-            forward(run.model, batch)
+            forward(run.model, to_write_on(batch))
         return None
     value = mean_loss(run.model, batch, loss)
     if not value.requires_grad:
