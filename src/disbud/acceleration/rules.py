@@ -240,8 +240,8 @@ EACH: dict[Callable[..., object], Rule] = {
         )
     },
     **{function: _relu for function in (F.relu, F.relu_, torch.relu, torch.relu_)},
-    **{function: partial(_each, torch.sigmoid) for function in (F.sigmoid,)},
-    **{function: partial(_each, torch.tanh) for function in (F.tanh,)},
+    F.sigmoid: partial(_each, torch.sigmoid),
+    F.tanh: partial(_each, torch.tanh),
     operator.neg: partial(_each, torch.neg),
     **{function: _add for function in (torch.add, operator.add, operator.iadd)},
     **{function: partial(_scale, torch.mul) for function in (torch.mul, operator.mul, operator.imul)},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from disbud.batches import cross_entropy
+from disbud.batches import mean_loss
 from disbud.errors import DisbudError, unknown_name
 from disbud.isolation import device_of
 from disbud.measures import Table
@@ -181,7 +181,7 @@ def _check_scores(scores: Mapping[str, Tensor], method: str) -> None:
 
 def _loss(run: Pruned, x: Tensor, y: Tensor) -> Tensor:
     try:
-        return cross_entropy(run.model, (x.clone(), y))  # a model may write to what it is given
+        return mean_loss(run.model, (x, y))
     except DisbudError as error:
         why = str(error).partition(";")[0]  # and then how to give another loss
         raise DisbudError(
