@@ -56,4 +56,4 @@ def frame_of(
         value = min(1.0, max(0.0, level + noise(trial, scale)))
         records.append(Record(trial, str(trial), accuracy=value, loss=1 - value, measures=tables))
     numbers = {seed: i for i, seed in enumerate(drawn)} | {seed: seed.init for seed in CALIBRATION}
-    return Frame(tuple(records), numbers), grid.variants
+    return Frame(tuple(records), numbers, {"digits": 0.1}), grid.variants

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy
 import pytest
@@ -12,7 +13,8 @@ from scipy import stats
 
 from disbud import DisbudError
 from disbud.claims import Verdict
-from disbud.study import Seeds, Trial
+from disbud.study import InProcess, Seeds, Study, Trial
+from disbud.study.datasets import guessing
 from disbud.study.deciding import check, decide
 from disbud.study.findings import Decision
 from disbud.study.frame import Frame
@@ -127,6 +129,42 @@ def test_nothing_is_shown_where_random_pruning_costs_nothing() -> None:
     easy = tuple(replace(r, accuracy=level.get(r.trial, r.accuracy)) for r in frame.records)
     frame = Frame(easy, frame.numbers)
     assert decide(form.claim, frame, variants)[0].verdict is Verdict.UNINFORMATIVE
+
+
+@pytest.mark.parametrize(
+    ("plain", "altered", "verdict"),
+    [
+        (0.101, 0.101, Verdict.UNINFORMATIVE),
+        (0.101, 0.5, Verdict.SUPPORTED),
+        (0.5, 0.101, Verdict.CONTRADICTED),
+        (0.5, 0.5, Verdict.SUPPORTED),
+    ],
+)
+def test_two_sides_that_only_guess_are_no_evidence_that_they_do_as_well(
+    plain: float, altered: float, verdict: Verdict
+) -> None:
+    found = one({"is": "at-least", **SHUFFLE}, lambda t: altered if t.intervention else plain)
+    assert {cell.verdict for cell in found.cells} == {verdict} == {found.verdict}
+    if verdict is Verdict.UNINFORMATIVE:
+        assert all("neither side is above guessing, 10 %" in cell.words for cell in found.cells)
+
+
+def test_what_guesses_may_still_be_held_to_other_values() -> None:
+    claim = {"is": "beats", "value": "paths.nodes", **SHUFFLE}
+    nodes = {"nodes": lambda t: 200.0 if t.intervention else 100.0}
+    assert one(claim, lambda t: 0.1, measured=nodes).verdict is Verdict.SUPPORTED
+
+
+def test_the_chance_of_a_run_study_is_that_of_its_data(tmp_path: Path) -> None:
+    claim = {"name": "1", "says": "x", "is": "same", "margin": 0.2, **SHUFFLE}
+    study = Study(
+        **{**BASE, "recipe": "digits:epochs=1,lr=1e-9"}, methods="magnitude", sparsities=0.9, controls=False,
+        interventions=["none", "shuffle"], seeds=3, claim=[claim],
+    )  # fmt: skip
+    [decision] = study.run(store=tmp_path, engine=InProcess()).decisions
+    assert decision.verdict is Verdict.UNINFORMATIVE
+    assert "guessing, 10 %" in decision.words
+    assert guessing("shapes:classes=4", 0) == 0.25
 
 
 def test_a_growing_gap_is_told_from_a_steady_one() -> None:

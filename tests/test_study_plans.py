@@ -111,7 +111,7 @@ def test_the_command_line_reports_and_counts_added_seeds(
 
 
 def test_a_claim_that_its_first_look_decided_is_reported_by_the_same_interval(tmp_path: Path) -> None:
-    study = Study(**{**OPEN, "margin": 0.9})
+    study = Study(**{**OPEN, "margin": 0.3, "recipe": "digits:epochs=5"})
     found = study.run(store=tmp_path, engine=InProcess(), until_decided=True)
     assert len(found.records) == 10
     assert found.decisions[0].verdict is Verdict.SUPPORTED

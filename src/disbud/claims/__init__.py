@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from disbud.claims.cells import Cells, for_all, there_is
 from disbud.claims.clusters import Clustered, cluster_interval, cluster_test
-from disbud.claims.controls import positive_controls
+from disbud.claims.controls import beats_guessing, positive_controls
 from disbud.claims.correlation import Correlation, rank_correlation
 from disbud.claims.crossing import chance_of_leaving
 from disbud.claims.crossover import Crossover, crossover
@@ -47,6 +47,7 @@ __all__ = [
     "Statement",
     "Trend",
     "Verdict",
+    "beats_guessing",
     "bootstrap_interval",
     "calibrated_margin",
     "chance_of_decision",

@@ -1,8 +1,9 @@
-"""Positive controls: does the setting show a difference where there is known to be one?"""
+"""Can the setting show anything: do its positive controls differ, and are the compared above chance at all?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 
 from disbud.claims.cells import Cells, there_is
 from disbud.claims.margins import Margin
@@ -37,3 +38,15 @@ def positive_controls(
             for name, pairs in controls.items()
         }
     )
+
+
+def beats_guessing(accuracies: Iterable[float], *, chance: float, margin: Margin) -> bool:
+    """Whether accuracies are better than guessing, in the mean and by more than the margin.
+
+    Two that are not, and so do not differ, are no evidence that they train the same: that is uninformative.
+
+    >>> from disbud import claims
+    >>> [claims.beats_guessing(found, chance=0.1, margin=claims.Margin(0.005)) for found in ([0.3, 0.2], [0.1, 0.1])]
+    [True, False]
+    """
+    return statistics.fmean(accuracies) > chance + margin.value

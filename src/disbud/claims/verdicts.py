@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from disbud.claims.holm import ALPHA
@@ -72,6 +72,17 @@ class Judgement:
     p_contradicted: float
     further: int | None = None
     remarks: tuple[str, ...] = ()
+
+    def uninformative(self, why: str) -> Judgement:
+        """The same numbers, of which it turned out that they can show nothing."""
+        return replace(
+            self,
+            verdict=Verdict.UNINFORMATIVE,
+            p_supported=1.0,
+            p_contradicted=1.0,
+            further=None,
+            remarks=(why,),
+        )
 
     def __str__(self) -> str:
         unit, low, high = self.margin.unit, self.interval.low, self.interval.high

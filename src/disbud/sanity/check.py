@@ -18,7 +18,7 @@ from disbud.methods.evidence import TooFewExamples
 from disbud.sanity.checks import AS_IT_IS, Check, check_method, checks_for
 from disbud.sanity.findings import SanityCheck, summed_up
 from disbud.study import Engine, InProcess, Outcome, Pool, Progress, Seeds, Store, Trial, perform
-from disbud.study.datasets import loaded
+from disbud.study.datasets import guessing, loaded
 from disbud.study.specification.grid import CALIBRATION
 from disbud.study.tickets import network, ticket_of
 from disbud.ticket import Ticket
@@ -78,7 +78,7 @@ def sanity_check(
         for count in looks.seeds if looks else (seeds,):
             outcomes, redrawn = runner.outcomes(count), runner.redrawn(count)
             found = summed_up(
-                base, checks, outcomes, fixed, looks, chance=1 / _classes(data), redrawn=redrawn
+                base, checks, outcomes, fixed, looks, chance=guessing(data, base.seeds.split), redrawn=redrawn
             )
             if all(row.verdict is not Verdict.UNDECIDED for row in found.rows):
                 break
@@ -190,10 +190,6 @@ def _check_labels(dataset: Dataset) -> None:
 
 def _recipe_for(data: str) -> str:
     return str(recipe_for(parse(data).name))
-
-
-def _classes(data: str) -> int:
-    return loaded(data, 0).classes
 
 
 def _named(kind: str, given: str | Callable[..., object]) -> str:

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
-from disbud.claims import AtLeast, Cells, Judgement, Looks, Margin, Verdict, judge, paired, positive_controls
+from disbud.claims import (
+    AtLeast,
+    Cells,
+    Judgement,
+    Looks,
+    Margin,
+    Verdict,
+    beats_guessing,
+    judge,
+    paired,
+    positive_controls,
+)
 from disbud.measures import overlap
 from disbud.measures.table import Table, Value
 from disbud.origin import Json
@@ -86,7 +97,7 @@ class SanityCheck:
     @property
     def trains(self) -> bool:
         """Whether the ticket as it is trains better than guessing, by more than the margin."""
-        return _trains(self.accuracies[AS_IT_IS], self.chance, self.margin)
+        return beats_guessing(self.accuracies[AS_IT_IS], chance=self.chance, margin=self.margin)
 
     def __getitem__(self, check: str) -> Row:
         """The row of a check."""
@@ -146,7 +157,7 @@ def summed_up(
         accuracy["dense"], accuracy["uniform random"], diverged=chance, names=("dense", "uniform random")
     )
     controls = positive_controls({"uniform random": gap}, margin=margin, looks=looks, better="dense")
-    trains = _trains(accuracy[AS_IT_IS].values(), chance, margin)
+    trains = beats_guessing(accuracy[AS_IT_IS].values(), chance=chance, margin=margin)
     own = _tickets(outcomes[AS_IT_IS])
     rows = []
     for check in checks:
@@ -159,29 +170,13 @@ def summed_up(
             AtLeast(check.name, base.method), pairs, margin=margin, looks=looks, controls=controls
         )
         if check in ALTERED and not trains:
-            judgement = _uninformative(judgement)
+            # What does not train cannot be made worse.
+            judgement = judgement.uninformative("as it is, it trains no better than guessing")
         shared = _shared(own, _tickets(outcomes[check.name])) if check in ALTERED else None
         rows.append(Row(check.name, tuple(accuracy[check.name].values()), judgement, shared))
     accuracies = {name: tuple(runs.values()) for name, runs in accuracy.items()}
     again = _shared(own, redrawn) if redrawn else None
     return SanityCheck(base, margin, controls, accuracies, tuple(rows), again, chance)
-
-
-def _trains(accuracies: Iterable[float], chance: float, margin: Margin) -> bool:
-    return statistics.fmean(accuracies) > chance + margin.value
-
-
-def _uninformative(judgement: Judgement) -> Judgement:
-    """What does not train cannot be made worse."""
-    why = "as it is, it trains no better than guessing"
-    return replace(
-        judgement,
-        verdict=Verdict.UNINFORMATIVE,
-        p_supported=1.0,
-        p_contradicted=1.0,
-        further=None,
-        remarks=(why,),
-    )
 
 
 def _tickets(outcomes: Mapping[int, Outcome]) -> dict[int, Ticket]:

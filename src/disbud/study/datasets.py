@@ -26,6 +26,11 @@ def fingerprint(data: str, split: int) -> str:
     return _fingerprint(data, split, _state(data))
 
 
+def guessing(data: str, split: int) -> float:
+    """The accuracy of guessing, one in as many as there are classes; known of data that are drawn before they are."""
+    return _guessing(data, split, _state(data))
+
+
 def knows_fingerprint(data: str, split: int) -> bool:
     """Whether the fingerprint is had without drawing the data."""
     return parse(data).name != _DRAWN or (cache_folder() / digest(_key(data, split))).is_dir()
@@ -49,6 +54,15 @@ def _fingerprint(data: str, split: int, state: object) -> str:
         _key(data, split), lambda folder: _write(folder, _loaded(data, split, state).fingerprint)
     )
     return (entry / "fingerprint").read_text(encoding="ascii")
+
+
+@cache
+def _guessing(data: str, split: int, state: object) -> float:
+    spec = parse(data)
+    if spec.name != _DRAWN:
+        return 1 / _loaded(data, split, state).classes
+    settings = {**CATALOGUE[_DRAWN].settings, **spec.settings}
+    return 1 / int(str(settings["classes"]))
 
 
 @cache

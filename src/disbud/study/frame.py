@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +26,7 @@ class Frame:
     """Records by variant (a trial whose seeds are all 0) and by the number of the seed.
 
     `numbers` says which seeds are which number: one number stands for the split, the weights, the mask and the order.
+    `chance` is the accuracy of guessing, by data set; none of data that are not known.
 
     >>> from disbud.study import Record, Seeds, Trial
     >>> from disbud.study.frame import Frame
@@ -37,6 +38,7 @@ class Frame:
 
     records: tuple[Record, ...]
     numbers: Mapping[Seeds, int]
+    chance: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> Mapping[Trial, Mapping[int, Record]]:

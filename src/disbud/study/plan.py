@@ -10,7 +10,7 @@ from functools import cached_property
 from disbud.artifacts import canonical
 from disbud.claims import Looks
 from disbud.errors import DisbudError
-from disbud.study.datasets import fingerprint, knows_fingerprint
+from disbud.study.datasets import fingerprint, guessing, knows_fingerprint
 from disbud.study.deciding import decide, decide_in_looks
 from disbud.study.findings import Decision
 from disbud.study.frame import Frame
@@ -87,7 +87,7 @@ class Plan:
 
     def frame(self, records: Mapping[Trial, Record]) -> Frame:
         """The records by variant and seed."""
-        return Frame(tuple(records.values()), numbered(self.drawn))
+        return framed(records, self.drawn)
 
     def decided(
         self, records: Mapping[Trial, Record], more: More
@@ -115,9 +115,14 @@ def told(form: StudyForm, *, until_decided: bool) -> str:
     return canonical({"trials": asked, "until decided": until_decided})
 
 
-def numbered(drawn: Sequence[Seeds]) -> dict[Seeds, int]:
-    """The number of each seed, and of those that margins are found on."""
-    return {seed: number for number, seed in enumerate(drawn)} | {seed: seed.init for seed in CALIBRATION}
+def framed(records: Mapping[Trial, Record], drawn: Sequence[Seeds]) -> Frame:
+    """The records by variant and the number of the seed: those drawn in their order, and those for margins."""
+    numbers = {seed: number for number, seed in enumerate(drawn)} | {seed: seed.init for seed in CALIBRATION}
+    chance: dict[str, float] = {}
+    for data, split in {trial.data: trial.seeds.split for trial in records}.items():
+        with suppress(DisbudError):  # records may be told of where their data are not at hand
+            chance[data] = guessing(data, split)
+    return Frame(tuple(records.values()), numbers, chance)
 
 
 def with_added(form: StudyForm) -> list[Seeds]:

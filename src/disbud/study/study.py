@@ -13,7 +13,7 @@ from disbud.study.engines import Engine, Pool
 from disbud.study.findings import Findings
 from disbud.study.frame import Frame
 from disbud.study.performing import Progress, expected_seconds, perform
-from disbud.study.plan import More, Plan, no_more, numbered, with_added
+from disbud.study.plan import More, Plan, framed, no_more, with_added
 from disbud.study.record import Record
 from disbud.study.specification import StudyForm, as_toml, grid_of, read_study, seeds_of, study_of
 from disbud.study.specification.grid import CALIBRATION, Grid
@@ -174,7 +174,7 @@ class Study:
         drawn = seeds_of(self.form)
         if not {trial.seeds for trial in records} <= {*drawn, *CALIBRATION}:
             drawn = with_added(self.form)
-        return Frame(tuple(records.values()), numbered(drawn))
+        return framed(records, drawn)
 
     def _decided(self, plan: Plan, records: Mapping[Trial, Record], more: More) -> Findings:
         records, decisions = plan.decided(records, more)

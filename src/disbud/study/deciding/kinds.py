@@ -51,7 +51,11 @@ def _compared(form: CompareForm, setting: Setting, pair: Pairing) -> Decided:
     else:
         margin = setting.margin(pair.pruned) if on_accuracy else _PLAIN
     controls = setting.controls(pair.pruned, margin) if on_accuracy else None
-    return judge(_statement(form, pair), pairs, margin=margin, looks=setting.looks, controls=controls)
+    judgement = judge(_statement(form, pair), pairs, margin=margin, looks=setting.looks, controls=controls)
+    if not on_accuracy:
+        return judgement
+    sides = (setting.values(side, form.value) for side in (pair.left, pair.right))
+    return setting.unless_at_chance(judgement, pair.pruned.data, *(side.values() for side in sides))
 
 
 def _statement(form: CompareForm, pair: Pairing) -> Statement:

@@ -6,7 +6,17 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from disbud.claims import Cells, Looks, Margin, Pairs, calibrated_margin, paired, positive_controls
+from disbud.claims import (
+    Cells,
+    Judgement,
+    Looks,
+    Margin,
+    Pairs,
+    beats_guessing,
+    calibrated_margin,
+    paired,
+    positive_controls,
+)
 from disbud.errors import DisbudError
 from disbud.study.deciding.bounds import LEAST_PAIRS
 from disbud.study.frame import FIRST_CALIBRATION, LOG_PATHS, Frame
@@ -70,6 +80,14 @@ class Setting:
                 else None
             )
         return self._controls[place]
+
+    def unless_at_chance(self, judgement: Judgement, data: str, *sides: Collection[float]) -> Judgement:
+        """What was judged of accuracies; uninformative where neither side is better than guessing by the margin."""
+        chance = self.frame.chance.get(data)
+        trained = (beats_guessing(side, chance=chance or 0.0, margin=judgement.margin) for side in sides)
+        if chance is None or any(trained):
+            return judgement
+        return judgement.uninformative(f"neither side is above guessing, {100 * chance:.3g} %, by the margin")
 
     @property
     def least(self) -> int:
