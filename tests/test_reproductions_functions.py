@@ -174,7 +174,7 @@ def test_methods_change_places_at_equal_effective_sparsity_or_do_not(swaps: bool
     bonus = 0.01 if swaps else -0.01
     found = []
     for method, waste, extra in (("snip", 0.5, bonus), ("synflow", 1.0, 0.0)):
-        for sparsity in (0.9, 0.98, 0.995):
+        for sparsity in (0.9, 0.98, 0.99, 0.998):
             for seed in range(6):
                 density = (1 - sparsity) * waste
                 accuracy = 1 + 0.1 * math.log10(density) + extra + 1e-4 * math.sin(7 * seed + len(method))
@@ -187,11 +187,18 @@ def test_methods_change_places_at_equal_effective_sparsity_or_do_not(swaps: bool
     decided = changes_places(NO_FORM, setting, list(setting.frame.variants))
     assert decided.verdict is (Verdict.SUPPORTED if swaps else Verdict.CONTRADICTED)
     cells = decided.results  # type: ignore[attr-defined]
-    assert list(cells) == ["snip before synflow, then after", "synflow before snip, then after"]
-    at_equal = cells["synflow before snip, then after"]  # it hangs on this: as asked, SynFlow is well ahead
-    assert (at_equal.interval.low + at_equal.interval.high) / 2 == pytest.approx(bonus, abs=3e-4)
-    assert at_equal.remarks[-1] == "weakest of 2: at equal effective sparsity"
-    assert at_equal.verdict is (Verdict.SUPPORTED if swaps else Verdict.CONTRADICTED)
+    orders = ["snip before synflow, then after", "synflow before snip, then after"]
+    assert list(cells) == [f"{order}, at {place} %" for place in ("99", "99.8") for order in orders]
+    for place in ("99", "99.8"):  # it hangs on what is effective: as asked, SynFlow is well ahead
+        at_equal = cells[f"synflow before snip, then after, at {place} %"]
+        assert (at_equal.interval.low + at_equal.interval.high) / 2 == pytest.approx(bonus, abs=3e-4)
+        assert at_equal.remarks[-1] == "weakest of 2: at equal effective sparsity"
+        assert at_equal.verdict is (Verdict.SUPPORTED if swaps else Verdict.CONTRADICTED)
+    guesses = replace(setting.frame, chance={base.data: 2.0})
+    assert (
+        changes_places(NO_FORM, Setting(guesses, given=0.002), guesses.variants).verdict
+        is Verdict.UNINFORMATIVE
+    )
     with pytest.raises(DisbudError, match="from 99% on"):
         changes_places(NO_FORM, setting, [v for v in setting.frame.variants if (v.sparsity or 0) < 0.99])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from disbud.claims import Decided, for_all
 from disbud.graph import prunable
@@ -25,17 +25,19 @@ def where_layers_empty(form: FunctionForm, setting: Setting, variants: Sequence[
     """6.2: the share of networks in which the layer that empties first is the one that is claimed, above a half.
 
     Ranked over all layers, a layer is empty as soon as its highest score is removed: the first to go is the one whose
-    highest score is lowest.
+    highest score is lowest. Of layers that share the claimed size, any will do.
     """
-    claimed: dict[str, Callable[[nn.Module], str]] = {
-        "snip": _most_weights, "magnitude": _widest, "random": _fewest_weights,
+    claimed: dict[str, Callable[[Sequence[int]], int]] = {
+        "snip": math.prod, "magnitude": _inputs, "random": lambda shape: -math.prod(shape),
     }  # fmt: skip
     hits: dict[str, dict[int, float]] = {method: {} for method in claimed}
     for seeds, model, dataset in drawn(variants[0]):
-        for method, wanted in claimed.items():
+        shapes = {layer.name: layer.shape for layer in prunable(model)}
+        for method, size in claimed.items():
             batches = dataset.batches(seed=seeds.mask) if method == "snip" else None
             scores = scores_of(model, method, batches=batches, example=dataset.example(), seed=seeds.mask)
-            hits[method][seeds.init] = float(_first_to_go(scores) == wanted(model))
+            most = max(map(size, shapes.values()))
+            hits[method][seeds.init] = float(size(shapes[_first_to_go(scores)]) == most)
     cells = {
         method: held(found, what=f"the share of networks in which {method} empties it first", least=0.5)
         for method, found in hits.items()
@@ -61,14 +63,6 @@ def _first_to_go(scores: Scores) -> str:
     return min(scores, key=lambda name: float(scores[name].max()))
 
 
-def _most_weights(model: nn.Module) -> str:
-    return max(prunable(model), key=lambda layer: math.prod(layer.shape)).name
-
-
-def _fewest_weights(model: nn.Module) -> str:
-    return min(prunable(model), key=lambda layer: math.prod(layer.shape)).name
-
-
-def _widest(model: nn.Module) -> str:
-    """The layer with the largest fan-in, whose weights a variance-keeping start draws smallest."""
-    return max(prunable(model), key=lambda layer: math.prod(layer.shape[1:])).name
+def _inputs(shape: Sequence[int]) -> int:
+    """The fan-in: the larger it is, the smaller a variance-keeping start draws the weights."""
+    return math.prod(shape[1:])

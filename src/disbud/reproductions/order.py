@@ -26,28 +26,30 @@ Curve = Sequence[Trial]  # one method's variants, by sparsity
 
 
 def changes_places(form: FunctionForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
-    """10.4: some method beats another at the highest sparsity asked, and loses to it at that sparsity effectively.
+    """10.4: from 99 % on, one method beats another at a sparsity asked, and loses to it at that sparsity effectively.
 
     A seed's accuracy at an effective sparsity is read off the line between its own tickets of that method, over the
     logarithm of the effective density.
     """
     curves = _curves(variants)
-    highest = max((curve[-1].sparsity or 0.0 for curve in curves.values()), default=0.0)
+    places = sorted({variant.sparsity or 0.0 for curve in curves.values() for variant in curve})
+    highest = max(places, default=0.0)
     if highest < _FROM:
         raise DisbudError(
             f"this claim is about sparsities from {_FROM:.0%} on; the highest here is {highest:.1%}"
         )
-    ends = {name: curve for name, curve in curves.items() if curve[-1].sparsity == highest and len(curve) > 1}
-    asked = {name: setting.values(curve[-1], "accuracy") for name, curve in ends.items()}
-    effective = {name: _at_effective(setting, curve, highest) for name, curve in ends.items()}
     cells: dict[str, Decided] = {}
-    for one, other in permutations(ends, 2):
-        place = ends[one][-1]
-        ahead = _judged(setting, place, Beats(one, other), asked[one], asked[other])
-        behind = _judged(setting, place, Beats(other, one), effective[other], effective[one])
-        cells[f"{one} before {other}, then after"] = _deciding(
-            for_all({"as asked": ahead, "at equal effective sparsity": behind})
-        )
+    for sparsity in (sparsity for sparsity in places if sparsity >= _FROM):
+        asked = {name: variant for name, curve in curves.items() if (variant := _at(curve, sparsity))}
+        accuracy = {name: setting.values(variant, "accuracy") for name, variant in asked.items()}
+        effective = {name: _at_effective(setting, curves[name], sparsity) for name in asked}
+        for one, other in permutations(asked, 2):
+            place = asked[one]
+            ahead = _judged(setting, place, Beats(one, other), accuracy[one], accuracy[other])
+            behind = _judged(setting, place, Beats(other, one), effective[other], effective[one])
+            cells[f"{one} before {other}, then after, at {100 * sparsity:.10g} %"] = _deciding(
+                for_all({"as asked": ahead, "at equal effective sparsity": behind})
+            )
     return there_is(cells)
 
 
@@ -75,6 +77,10 @@ def _curves(variants: Sequence[Trial]) -> Mapping[str, Curve]:
         if here and unaltered and parse(variant.method).name in METHODS:
             found.setdefault(variant.method, []).append(variant)
     return {name: sorted(curve, key=lambda trial: trial.sparsity or 0.0) for name, curve in found.items()}
+
+
+def _at(curve: Curve, sparsity: float) -> Trial | None:
+    return next((variant for variant in curve if variant.sparsity == sparsity), None)
 
 
 def _at_effective(setting: Setting, curve: Curve, sparsity: float) -> dict[int, float]:
@@ -108,7 +114,8 @@ def _judged(
     pairs = Pairs(seeds, tuple(ours[seed] - theirs[seed] for seed in seeds))
     margin = setting.margin(place)
     controls = setting.controls(place, margin)
-    return judge(claimed, pairs, margin=margin, looks=setting.looks, controls=controls)
+    judgement = judge(claimed, pairs, margin=margin, looks=setting.looks, controls=controls)
+    return setting.unless_at_chance(judgement, place.data, ours.values(), theirs.values())
 
 
 def _deciding(whole: Cells) -> Decided:
