@@ -12,6 +12,7 @@ from disbud.report.page import Section, aside, notice
 from disbud.report.study_numbers import Overview
 from disbud.report.tables import pairs, table
 from disbud.report.words import counted, name, sentence
+from disbud.study.record import mixed
 
 if TYPE_CHECKING:
     from disbud.origin import Json
@@ -42,7 +43,7 @@ def notices(known: Overview) -> list[Html]:
     if len(_environments(known)) > 1:
         found.append(notice(sentence(
             f"The trials were run in {len(_environments(known))} environments, which differ in ",
-            joined([name(key) for key in _differing(known)], ", "),
+            joined([name(key) for key in mixed(known.records)], ", "),
             ". The same trial can give other bits in another environment; differences paired by seed are safest "
             "between trials of one.",
         )))  # fmt: skip
@@ -90,13 +91,6 @@ def _environments(known: Overview) -> dict[str, tuple[Mapping[str, Json], int]]:
 
 def _hosts(environments: Iterable[Mapping[str, Json]]) -> list[Json]:
     return list(dict.fromkeys(e["host"] for e in environments if "host" in e))
-
-
-def _differing(known: Overview) -> list[str]:
-    all_of_them = [environment for environment, _ in _environments(known).values()]
-    keys = dict.fromkeys(key for environment in all_of_them for key in environment)
-    differing = [key for key in keys if len({canonical(e.get(key)) for e in all_of_them}) > 1]
-    return [key for key in differing if key != "host"]
 
 
 def _table(environments: Mapping[str, tuple[Mapping[str, Json], int]]) -> Html:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from disbud.study.engines import Ended, Engine, Expected, Failure, InProcess, Pool, Ray, Running
-    from disbud.study.environments import environment, mixed
+    from disbud.study.environments import environment
     from disbud.study.findings import Cell, Decision, Findings
     from disbud.study.frame import Frame
     from disbud.study.identity import identity_of
     from disbud.study.performing import Progress, expected_seconds, perform
-    from disbud.study.record import Record
+    from disbud.study.record import Record, mixed
     from disbud.study.running import Outcome, run
     from disbud.study.store import Freed, KeptStudy, Store, store_folder
     from disbud.study.study import Outlook, Study
@@ -44,7 +44,7 @@ _HOMES = {
     "environment": "environments",
     "expected_seconds": "performing",
     "identity_of": "identity",
-    "mixed": "environments",
+    "mixed": "record",
     "perform": "performing",
     "run": "running",
     "store_folder": "store",

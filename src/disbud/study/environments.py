@@ -1,21 +1,17 @@
-"""What the bits of a result depend on besides the trial, and which of it differs between records."""
+"""What the bits of a result depend on besides the trial."""
 
 from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 import numpy
 import torch
 
 from disbud.errors import DisbudError
 from disbud.origin import Json, package_version
-
-if TYPE_CHECKING:
-    from disbud.study.record import Record
 
 _ON_GPU: ContextVar[bool] = ContextVar("trains on a GPU", default=False)
 
@@ -66,19 +62,3 @@ def environment(device: str = "cpu") -> dict[str, Json]:
         "threads": torch.get_num_threads(),
         "host": platform.node(),
     }
-
-
-def mixed(records: Iterable[Record]) -> dict[str, tuple[Json, ...]]:
-    """What of the environment, but for the host, differs between records, with its values: numbers may too, in bits.
-
-    >>> from disbud.study import Record, Trial, mixed
-    >>> trial = Trial("lenet-300-100", "digits", "digits")
-    >>> mixed([Record(trial, "6e1f", environment={"torch": version}) for version in ("2.6.0", "2.13.0")])
-    {'torch': ('2.6.0', '2.13.0')}
-    """
-    found: dict[str, dict[Json, None]] = {}
-    for record in records:
-        for name, value in record.environment.items():
-            if name != "host":
-                found.setdefault(name, {})[value] = None
-    return {name: tuple(values) for name, values in found.items() if len(values) > 1}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from disbud.origin import Json
@@ -45,3 +45,17 @@ class Record:
     def failed(self) -> bool:
         """Whether the trial raised, or its worker died."""
         return self.error is not None
+
+
+def mixed(records: Iterable[Record]) -> dict[str, tuple[Json, ...]]:
+    """What of the environment, but for the host, differs between records, with its values: numbers may too, in bits.
+
+    >>> from disbud.study import Record, Trial, mixed
+    >>> trial = Trial("lenet-300-100", "digits", "digits")
+    >>> mixed([Record(trial, "6e1f", environment={"torch": version}) for version in ("2.6.0", "2.13.0")])
+    {'torch': ('2.6.0', '2.13.0')}
+    """
+    known = [record.environment for record in records if record.environment]
+    names = dict.fromkeys(name for environment in known for name in environment if name != "host")
+    values = {name: tuple(dict.fromkeys(environment.get(name) for environment in known)) for name in names}
+    return {name: found for name, found in values.items() if len(found) > 1}
