@@ -1,11 +1,12 @@
 """Every table of docs/findings.md and docs/poise.md: reproductions at their default size, and the studies of poise.
 
     python docs/findings.py [NAME ...] [--workers N]   core-hours each; trials that the store has are not run again
+    python docs/findings.py NAME --model MODEL         a reproduction on another network, kept beside it
     python docs/findings.py tables NAME ...            prints the tables of what lies in docs/findings/
     python docs/findings.py tables                     writes those of the reproductions into docs/findings.md
 
 NAME is that of a reproduction, or of a study file docs/findings/NAME.toml; none means all. What came of its claims lies
-in docs/findings/NAME.json, accuracies beside them.
+in docs/findings/NAME.json (on another network NAME-on-MODEL.json), accuracies beside them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from disbud.catalogue import parse
 from disbud.cli.verdicts import findings_json
 from disbud.files import write_atomically
 from disbud.reproductions import CATALOGUE, reproduction
@@ -33,16 +35,16 @@ _MARK = "<!-- written by docs/findings.py tables -->\n"
 _EVERY = 60.0  # seconds between lines of progress
 
 
-def run(names: Sequence[str], *, workers: int | None) -> None:
+def run(names: Sequence[str], *, model: str | None, workers: int | None) -> None:
     FOLDER.mkdir(exist_ok=True)
     for name in names:
-        study = (
-            reproduction(name) if name in CATALOGUE else Study.load(os.path.relpath(FOLDER / f"{name}.toml"))
-        )
+        own = FOLDER / f"{name}.toml"
+        study = reproduction(name, model=model) if name in CATALOGUE else Study.load(os.path.relpath(own))
+        kept_as = name if model is None else f"{name}-on-{parse(model).name}"
         began = time.perf_counter()
         findings = study.run(engine=Pool(workers), tell=_Told(name))
         kept = document(findings, seconds=time.perf_counter() - began)
-        write_atomically(FOLDER / f"{name}.json", json.dumps(kept, indent=1).encode())
+        write_atomically(FOLDER / f"{kept_as}.json", json.dumps(kept, indent=1).encode())
         print(name, f"{kept['seconds']} s, {kept['core_seconds']} s of trials", flush=True)
 
 
@@ -86,8 +88,12 @@ def _spread(values: list[float]) -> tuple[float, float, int]:
 
 
 def tables(names: Sequence[str]) -> str:
-    """Claims and accuracies of what was run, as Markdown."""
-    found = [FOLDER / f"{name}.json" for name in names]
+    """Claims and accuracies of what was run, as Markdown; on other networks after its own."""
+    found = [
+        path
+        for name in names
+        for path in [FOLDER / f"{name}.json", *sorted(FOLDER.glob(f"{name}-on-*.json"))]
+    ]
     documents = [json.loads(path.read_text()) for path in found if path.exists()]
     return "\n".join(part for document in documents for part in (verdicts(document), accuracies(document)))
 
@@ -101,8 +107,9 @@ def write_tables() -> None:
 
 def verdicts(document: dict[str, object]) -> str:
     minutes = f"{float(str(document['core_seconds'])) / 60:.0f} core-minutes"
+    elsewhere = re.search(r"--model (\S+)", str(document["command"]))
     lines = [
-        f"\n### {document['title']}\n",
+        f"\n### {document['title']}{f' On {elsewhere[1]}' if elsewhere else ''}\n",
         f"`{document['command']}`: {document['trials']} trials, {minutes}.\n",
         "| claim | | verdict | evidence |\n|---|---|---|---|",
     ]
@@ -141,9 +148,8 @@ def _one(cell: dict[str, object]) -> str:
     low, high, middle = (scale * float(str(cell[key])) for key in ("low", "high", "estimate"))
     margin = "" if not cell["margin"] else f", margin {scale * float(str(cell['margin'])):.{digits}f}"
     name = f"{cell['name']}: " if cell["name"] else ""
-    return (
-        f"{name}{middle:+.{digits}f} [{low:.{digits}f} to {high:.{digits}f}]{margin}, {cell['seeds']} seeds"
-    )
+    seeds = f", {cell['seeds']} seeds" if cell["seeds"] else ""
+    return f"{name}{middle:+.{digits}f} [{low:.{digits}f} to {high:.{digits}f}]{margin}{seeds}"
 
 
 def accuracies(document: dict[str, object]) -> str:
@@ -175,6 +181,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(["tables", *every]))
+    parser.add_argument("--model", help="train this one in the place of those of the reproductions named")
     parser.add_argument("--workers", type=int, help="processes (as many as there are cores)")
     given = parser.parse_args()
     names = [name for name in given.names if name != "tables"]
@@ -186,7 +193,9 @@ def main() -> None:
     elif "tables" in given.names:
         write_tables()
     else:
-        run(names or every, workers=given.workers)
+        if given.model is not None and (not names or not set(names) <= set(CATALOGUE)):
+            parser.error("--model goes with reproductions by name; a study file names its own model")
+        run(names or every, model=given.model, workers=given.workers)
 
 
 if __name__ == "__main__":
