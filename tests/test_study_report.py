@@ -254,6 +254,11 @@ def test_every_claim_has_its_verdict_and_its_evidence(large: Findings, large_pag
             badge in words.replace("7 seeds", "7\u00a0seeds").split("Each row is a cell")[0]
         )  # and at the top
     assert not said
+    at_the_top = re.findall(r'<li class="\w+"><span class="badge">.*?</li>', large_page.html, re.DOTALL)
+    assert {len(decision.cells) > 1 for decision in large.decisions} == {True, False}
+    for item, decision in zip(at_the_top, large.decisions, strict=True):
+        tally = re.findall("<small>(.*?)</small>", item)
+        assert tally == ([decision.words.partition(";")[0]] if len(decision.cells) > 1 else [])
 
 
 def test_a_forest_plot_is_to_scale() -> None:

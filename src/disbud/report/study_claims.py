@@ -10,7 +10,7 @@ from disbud.report.forest import forest
 from disbud.report.markup import Html, escaped, joined, tag
 from disbud.report.page import Section
 from disbud.report.study_units import by_axis
-from disbud.report.words import counted, sentence
+from disbud.report.words import counted, sentence, unbroken
 
 if TYPE_CHECKING:
     from disbud.study.findings import Decision
@@ -34,10 +34,22 @@ def verdicts(decisions: Sequence[Decision]) -> Html:
     if not decisions:
         return Html()
     items = [
-        tag("li", _badge(d), " ", tag("a", d.says, href=f"#claim-{i}"), class_=_kind(d))
+        tag(
+            "li",
+            _badge(d),
+            " ",
+            tag("span", tag("a", unbroken(d.says), href=f"#claim-{i}"), _cells_of(d)),
+            class_=_kind(d),
+        )
         for i, d in enumerate(decisions, start=1)
     ]
     return joined([tag("p", _tally(decisions), class_="outcome"), tag("ul", *items, class_="verdicts")])
+
+
+def _cells_of(decision: Decision) -> Html:
+    """How the cells of a claim stand, where there are several: an open claim may be open in one of them only."""
+    tally = decision.words.partition(";")[0]
+    return joined([" ", tag("small", tally)]) if len(decision.cells) > 1 else Html()
 
 
 def claims(decisions: Sequence[Decision]) -> Section:

@@ -40,6 +40,15 @@ def name(text: str) -> Html:
     return tag("code", *(part if i == 0 else joined([Html("<wbr>"), part]) for i, part in enumerate(parts)))
 
 
+def unbroken(text: str) -> str:
+    """A sentence of somebody's in which a number and its per cent sign stay on one line.
+
+    >>> unbroken("Up to 97 %, no loss")
+    'Up to 97\\xa0%, no loss'
+    """
+    return text.replace(" %", f"{_SPACE}%")
+
+
 def names(texts: Sequence[str], *, most: int = 4) -> Html:
     """Names in a row; those beyond the first few are only counted.
 
