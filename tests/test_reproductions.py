@@ -105,7 +105,7 @@ def test_a_claim_about_what_a_size_leaves_out_says_what_that_is() -> None:
     assert (
         quick["3.3 nodes"] == quick["3.5"] == "PHEW is left out of the quick study"
     )  # where; one of several left
-    assert quick["3.2 nodes alone"] == "that shuffle is left out of the quick study"  # left
+    assert quick["3.2 wiring"] == "that shuffle is left out of the quick study"  # left
     assert quick["3.2 below 99"] is None
     missing = reproduction("missing-the-mark", size="quick")
     assert claim_of(missing, "5.3 sign").kind == "untested"
@@ -265,7 +265,7 @@ def test_a_lead_that_grows_with_depth_is_told_from_one_that_shrinks(size: str, d
 def test_nodes_and_paths_are_held_beside_each_other_at_equal_densities() -> None:
     for size in SIZES:
         study = reproduction("node-path", size=size)
-        for name in ("3.4", "3.10 nodes", "3.10 paths"):
+        for name in ("3.4", "3.10 nodes", "3.10 paths", "3.10 effective"):
             claim = claim_of(study, name)
             assert claim.strata == ["sparsity", "densities"]  # type: ignore[union-attr]
             assert claim.where.intervention == ["none", "shuffle", "shuffle-degrees"]
