@@ -203,6 +203,34 @@ def test_methods_change_places_at_equal_effective_sparsity_or_do_not(swaps: bool
         changes_places(NO_FORM, setting, [v for v in setting.frame.variants if (v.sparsity or 0) < 0.99])
 
 
+def test_between_tickets_ten_times_apart_nothing_is_read_off() -> None:
+    near, far = [(1.0, 0.8), (1.7, 0.6), (2.0, 0.3)], [(1.0, 0.8), (2.5, 0.1)]
+    assert order._read_off(near, 1.7) == 0.6
+    assert order._read_off(near, 1.35) == pytest.approx(0.7)
+    assert order._read_off(near, 2.0 + 1e-12) == 0.3
+    assert [order._read_off(near, at) for at in (0.9, 2.1)] == [None, None]
+    assert order._read_off(far, 1.0) == 0.8
+    assert order._read_off(far, 2.0) is None
+    assert order._read_off([], 2.0) is None
+
+
+def test_towards_a_ticket_that_collapsed_nothing_is_read_off() -> None:
+    base = Trial("lenet-300-100", "digits", "digits", "snip", 0.9)
+    curve = [base, replace(base, sparsity=0.95), replace(base, sparsity=0.99)]
+
+    def found(*effective: float) -> dict[int, float]:
+        records = [
+            Record(replace(variant, seeds=Seeds.all(0)), str(variant), accuracy=accuracy, measures=measures)
+            for variant, accuracy, sparsity in zip(curve, (0.8, 0.6, 0.1), effective, strict=True)
+            if (measures := {"paths": {"summary": {"effective_sparsity": sparsity}}})
+        ]
+        return order._at_effective(Setting(Frame(tuple(records), {Seeds.all(0): 0})), curve, 0.99)
+
+    assert found(0.9, 0.95, 0.99) == {0: 0.1}
+    assert found(0.9, 0.95, 0.995)[0] == pytest.approx(0.6 - 0.5 * math.log10(0.05 / 0.01), abs=1e-6)
+    assert found(0.9, 0.95, 1.0) == {}
+
+
 def test_cells_within_cells_hang_on_the_weakest_or_on_the_strongest() -> None:
     def ahead(by: float) -> Decided:
         pairs = Pairs(tuple(range(6)), tuple(by + 1e-3 * math.sin(seed) for seed in range(6)))

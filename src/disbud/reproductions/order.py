@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import permutations
-
-import numpy
+from itertools import pairwise, permutations
 
 from disbud.catalogue import parse
 from disbud.claims import Beats, Cells, Decided, Judgement, Pairs, for_all, judge, there_is
@@ -21,15 +19,16 @@ from disbud.study.specification.forms import FunctionForm
 from disbud.study.trial import Trial
 
 _FROM = 0.99
-_LEAST_DENSITY = 1e-9  # stands for a ticket of which nothing is effective
+_FURTHEST = 1.0  # orders of magnitude between two tickets that are read between
+_SAME = 1e-9  # of which two tickets of one count may differ
 Curve = Sequence[Trial]  # one method's variants, by sparsity
 
 
 def changes_places(form: FunctionForm, setting: Setting, variants: Sequence[Trial]) -> Decided:
     """10.4: from 99 % on, one method beats another at a sparsity asked, and loses to it at that sparsity effectively.
 
-    A seed's accuracy at an effective sparsity is read off the line between its own tickets of that method, over the
-    logarithm of the effective density.
+    A seed's accuracy at an effective sparsity is read off the line between its own two tickets of that method on either
+    side, over the logarithm of the effective density; where these are more than a factor of ten apart, it is not known.
     """
     curves = _curves(variants)
     places = sorted({variant.sparsity or 0.0 for curve in curves.values() for variant in curve})
@@ -84,24 +83,32 @@ def _at(curve: Curve, sparsity: float) -> Trial | None:
 
 
 def _at_effective(setting: Setting, curve: Curve, sparsity: float) -> dict[int, float]:
-    """By seed, the accuracy where the effective sparsity is that; none where no ticket of the seed reaches it."""
+    """By seed, the accuracy where the effective sparsity is that; none where no two tickets are near enough to it."""
     points: dict[int, list[tuple[float, float]]] = {}
     for variant in curve:
         sparsities = setting.values(variant, "paths.effective_sparsity")
         for seed, accuracy in setting.values(variant, "accuracy").items():
-            if seed in sparsities:
+            if sparsities.get(seed, 1.0) < 1:
                 points.setdefault(seed, []).append((_removal(sparsities[seed]), accuracy))
-    found = {}
-    for seed, pairs in points.items():
-        x, y = zip(*sorted(pairs), strict=True)
-        if x[0] <= _removal(sparsity) <= x[-1] + 1e-9:
-            found[seed] = float(numpy.interp(_removal(sparsity), x, y))
-    return found
+    at = _removal(sparsity)
+    read = {seed: _read_off(sorted(pairs), at) for seed, pairs in points.items()}
+    return {seed: accuracy for seed, accuracy in read.items() if accuracy is not None}
+
+
+def _read_off(points: Sequence[tuple[float, float]], at: float) -> float | None:
+    """The line between the points on either side; None where there are none, or they are too far apart to tell."""
+    for x, y in points:
+        if abs(at - x) < _SAME:
+            return y
+    for (x, y), (further, z) in pairwise(points):
+        if x < at < further and further - x <= _FURTHEST + _SAME:
+            return y + (at - x) / (further - x) * (z - y)
+    return None
 
 
 def _removal(sparsity: float) -> float:
     """Orders of magnitude by which the weights are fewer."""
-    return -math.log10(max(1 - sparsity, _LEAST_DENSITY))
+    return -math.log10(1 - sparsity)
 
 
 def _judged(
