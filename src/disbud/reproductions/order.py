@@ -39,6 +39,7 @@ def changes_places(form: FunctionForm, setting: Setting, variants: Sequence[Tria
         )
     cells: dict[str, Decided] = {}
     for sparsity in (sparsity for sparsity in places if sparsity >= _FROM):
+        orders: dict[str, Decided] = {}
         asked = {name: variant for name, curve in curves.items() if (variant := _at(curve, sparsity))}
         accuracy = {name: setting.values(variant, "accuracy") for name, variant in asked.items()}
         effective = {name: _at_effective(setting, curves[name], sparsity) for name in asked}
@@ -46,9 +47,10 @@ def changes_places(form: FunctionForm, setting: Setting, variants: Sequence[Tria
             place = asked[one]
             ahead = _judged(setting, place, Beats(one, other), accuracy[one], accuracy[other])
             behind = _judged(setting, place, Beats(other, one), effective[other], effective[one])
-            cells[f"{one} before {other}, then after, at {100 * sparsity:.10g} %"] = _deciding(
+            orders[f"{one} before {other}, then after"] = _deciding(
                 for_all({"as asked": ahead, "at equal effective sparsity": behind})
             )
+        cells[f"at {100 * sparsity:.10g} %"] = _deciding(there_is(orders))
     return there_is(cells)
 
 
@@ -128,14 +130,16 @@ def _judged(
 def _deciding(whole: Cells) -> Decided:
     """The verdict on cells, by the one of them that it hangs on: a page shows an estimate for that, not for several.
 
-    It hangs on the weakest where all have to hold, and on the strongest where one is enough.
+    It hangs on the weakest where all have to hold, and on the strongest where one is enough; of several that nothing is
+    known of yet, on the one that is known.
     """
     all_must = whole.quantifier == "for all"
-    pick = max if all_must else min
-    name = pick(whole.results, key=lambda name: whole.results[name].p_supported)
-    cell = whole.results[name]
-    if not isinstance(cell, Judgement):
+    judged = {name: cell for name, cell in whole.results.items() if isinstance(cell, Judgement)}
+    if not judged or (all_must and len(judged) < len(whole.results)):
         return whole
+    pick = max if all_must else min
+    name = pick(judged, key=lambda name: judged[name].p_supported)
+    cell = judged[name]
     remark = f"{'weakest' if all_must else 'strongest'} of {len(whole.results)}: {name}"
     return replace(
         cell,
