@@ -79,6 +79,32 @@ def test_ctrl_c_in_a_comparison_still_shows_what_was_done(tmp_path: Path) -> Non
     assert "slow_network:net" in out
 
 
+def test_every_command_finds_functions_of_the_current_folder(tmp_path: Path) -> None:
+    """As the installed `disbud`, whose path has no current folder: -P leaves it out."""
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10))\n"
+        "def score(model, batches):\n"
+        "    return {name: p.detach().abs() for name, p in model.named_parameters() if p.dim() > 1}\n"
+    )
+    (tmp_path / "torch.py").write_text("raise ImportError('not this one')\n")
+    (tmp_path / "study.toml").write_text(
+        'name = "mine"\ndata = "digits"\nmodel = "mine:net"\nrecipe = "digits:epochs=1"\nmethods = "mine:score"\n'
+        "sparsities = 0.9\nseeds = 2\ncontrols = false\n"
+    )
+    commands = (
+        ["prune", "mine:net", "--method", "magnitude", "--sparsity", "0.9", "--out", "t.ticket.safetensors"],
+        ["doctor", "mine:net", "--data", "digits", "--sparsity", "0.9", "--methods", "magnitude"],
+        ["study", "run", "study.toml", "--store", "store", "--workers", "2"],
+        ["study", "status", "study.toml", "--store", "store"],
+    )
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "disbud", *command], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, (command, done.stderr)
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     process = subprocess.Popen([*DISBUD, "methods"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None

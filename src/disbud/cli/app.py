@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
@@ -68,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot write "±" still gets its table
     try:
-        with show.warnings_as_notes():
+        with show.warnings_as_notes(), _importing_from_here():
             code: object = app(
                 list(argv),
                 console=show.console(),
@@ -91,6 +92,22 @@ def run(argv: Sequence[str]) -> int:
         # Python flushes stdout once more when it exits; that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+@contextlib.contextmanager
+def _importing_from_here() -> Iterator[None]:
+    """Let `module:function` name a module of the current folder, which `python -m disbud` has on its path anyway.
+
+    It comes last: a file of the folder that is called like an installed package must not take its place.
+    """
+    if "" in sys.path:
+        yield
+        return
+    sys.path.append("")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
 
 
 def _in_words(error: CycloptsError) -> str:

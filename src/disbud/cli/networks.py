@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,7 +92,6 @@ def network(
 ) -> Network:
     """What MODEL names: for the data set where there is one, else for the options, else for its paper's input."""
     parsed = parse(spec)
-    _import_from_here(parsed)
     paper = find("model", parsed.name, CATALOGUE).input_shape if parsed.argument is None else None
     if dataset is not None:
         for option, asked, there in (
@@ -115,7 +112,6 @@ def load_data(spec: str) -> Dataset:
     """The data set that `--data` names."""
     from disbud.data import load
 
-    _import_from_here(parse(spec))
     return load(spec)
 
 
@@ -132,12 +128,6 @@ def _shape_in(parsed: Spec) -> tuple[int, ...] | None:
     value = parsed.settings.get("input_shape")
     sizes = value if isinstance(value, tuple) else (value,)
     return sizes if all(isinstance(size, int) for size in sizes) else None  # type: ignore[return-value]
-
-
-def _import_from_here(parsed: Spec) -> None:
-    """Let `module:function` name a module of the current folder, as `python -m` would."""
-    if parsed.argument is not None and "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
 
 
 def _first_line(error: Exception) -> str:
