@@ -50,7 +50,8 @@ def changes_places(form: FunctionForm, setting: Setting, variants: Sequence[Tria
             orders[f"{one} before {other}, then after"] = _deciding(
                 for_all({"as asked": ahead, "at equal effective sparsity": behind})
             )
-        cells[f"at {100 * sparsity:.10g} %"] = _deciding(there_is(orders))
+        if orders:
+            cells[f"at {100 * sparsity:.10g} %"] = _deciding(there_is(orders))
     return there_is(cells)
 
 

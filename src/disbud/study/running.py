@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from disbud.origin import Json
-from disbud.study.datasets import loaded
+from disbud.study.datasets import guessing, loaded
 from disbud.study.environments import training_device
 from disbud.study.memory import own_peak, watch_own_peak
 from disbud.study.tickets import network, ticket_of
@@ -56,7 +56,7 @@ def run(trial: Trial) -> Outcome:
     ticket = None if trial.method in (DENSE, SMALL_DENSE) else ticket_of(trial, model, dataset)
     result = train(model, dataset, ticket=ticket, recipe=trial.recipe, seed=trial.seeds.order, device=device)
     return Outcome(
-        accuracy=1 / dataset.classes if result.diverged else result.accuracy,
+        accuracy=guessing(trial.data, trial.seeds.split) if result.diverged else result.accuracy,
         loss=math.inf if result.diverged else result.loss,
         curve=_curve(result),
         ticket=ticket,

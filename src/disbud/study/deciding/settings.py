@@ -84,8 +84,7 @@ class Setting:
     def unless_at_chance(self, judgement: Judgement, data: str, *sides: Collection[float]) -> Judgement:
         """What was judged of accuracies; uninformative where neither side is better than guessing by the margin."""
         chance = self.frame.chance.get(data)
-        trained = (beats_guessing(side, chance=chance or 0.0, margin=judgement.margin) for side in sides)
-        if chance is None or any(trained):
+        if chance is None or any(beats_guessing(s, chance=chance, margin=judgement.margin) for s in sides):
             return judgement
         return judgement.uninformative(f"neither side is above guessing, {100 * chance:.3g} %, by the margin")
 
